@@ -1,14 +1,35 @@
 # SPDX-License-Identifier: MIT
 """Boot an image and run one command in it."""
 
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
-from ptshare.lab.console import Report
+from ptshare.lab import cache, kvm, machine
+from ptshare.lab.console import Report, Scanner
+from ptshare.lab.errors import LabError
 from ptshare.lab.image import Image
 
-__all__ = ["GuestResult", "run_guest"]
+__all__ = ["CRASHED", "REPORTED", "TIMED_OUT", "Guest", "GuestResult", "run_guest"]
+
+#: Exit statuses of ``ptshare lab run`` that are not the command's own.
+REPORTED = 120  # the kernel printed a report
+CRASHED = 121  # the guest ended before the command did
+TIMED_OUT = 124  # as timeout(1)
+
+_OUTPUTS = ("stdout", "stderr", "messages")
+_DUMP_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +53,204 @@ class GuestResult:
     def ok(self) -> bool:
         """The command ended with 0 and the kernel did not complain."""
         return self.status == 0 and not self.reports
+
+    @property
+    def exit_status(self) -> int:
+        """What ``ptshare lab run`` exits with: 120 a kernel report, 121 a crash, 124 a timeout, else the command's."""
+        if self.reports:
+            return REPORTED
+        if self.timed_out:
+            return TIMED_OUT
+        return CRASHED if self.status is None else self.status
+
+    def complaint(self) -> str | None:
+        """What went wrong other than the command's own failure, in one line; ``None``: nothing."""
+        if self.reports:
+            first = self.reports[0]
+            more = f" (and {len(self.reports) - 1} more)" if len(self.reports) > 1 else ""
+            return f"the kernel reported {first.kind}: {first.text}{more}; see {self.console}:{first.line}"
+        if self.timed_out:
+            return f"the guest was stopped: its time was up; see {self.console}"
+        if self.status is None:
+            return f"the guest ended before the command did; see {self.console}"
+        return None
+
+
+def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+    """The job's variables: the guest's own, the user's language and terminal, and the project's Python first in PATH."""
+    env = {
+        "PATH": os.pathsep.join(
+            [os.path.dirname(sys.executable), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+        ),
+        "HOME": "/root",
+        "USER": "root",
+        "SHELL": "/bin/bash",
+        "PTSHARE_LAB": "1",
+        # Bytecode written in the guest would be thrown away with it.
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    env |= {name: value for name in ("LANG", "LC_ALL", "TERM") if (value := os.environ.get(name))}
+    return env | dict(extra or {})
+
+
+class Guest:
+    """A running guest, with one job. A context manager: at its end the machine is gone, whatever happened.
+
+    :raises LabError: QEMU or virtme-ng is missing
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        image: Image,
+        memory: str = "4G",
+        cpus: int = 4,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        terminal: bool = False,
+    ) -> None:
+        self.reports: list[Report] = []
+        self.status: int | None = None
+        self.seconds_to_boot: float | None = None
+        self.timed_out = False
+        self.console = cache.new_run_directory() / "console.log"
+        self.console.touch()
+        self._scanner = Scanner()
+        self._control = b""
+        self._selector = selectors.DefaultSelector()
+        size = shutil.get_terminal_size()
+        job: dict[str, Any] = {
+            "argv": list(argv),
+            "cwd": str(cwd or Path.cwd()),
+            "env": _environment(env),
+            "tty": "hvc0" if terminal else None,
+            "size": [size.lines, size.columns],
+        }
+        use_kvm = kvm.works(image.bzimage)
+        with contextlib.ExitStack() as stack:
+            theirs: dict[str, socket.socket] = {}
+            for name in ("control", *_OUTPUTS):
+                ours, theirs[name] = socket.socketpair()
+                stack.enter_context(theirs[name])
+                self._selector.register(ours, selectors.EVENT_READ, name)
+                if name == "control":
+                    self._host = ours
+            what = machine.Machine(
+                kernel=image.bzimage,
+                memory=machine.parse_size(memory),
+                cpus=cpus,
+                kvm=use_kvm,
+                console=self.console,
+                ports={name: end.fileno() for name, end in theirs.items()},
+                terminal=terminal,
+            )
+            command = machine.command(what)
+            self._stderr = self.console.with_name("qemu.log")
+            with self._stderr.open("wb") as log:
+                self._started = time.monotonic()
+                # setpriv: the machine dies with this process, even by SIGKILL. A session of its own keeps the
+                # terminal's Ctrl-C from QEMU, so that this process decides.
+                self._qemu = subprocess.Popen(
+                    ["setpriv", "--pdeathsig", "KILL", "--", *command],
+                    stdin=None if terminal else subprocess.DEVNULL,
+                    stdout=None if terminal else log,
+                    stderr=log,
+                    pass_fds=tuple(what.ports.values()),
+                    start_new_session=not terminal,
+                )
+        self._console_reader = self.console.open("rb")
+        self._host.sendall(json.dumps(job).encode() + b"\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._read_console()
+        self._console_reader.close()
+        for key in list(self._selector.get_map().values()):
+            self._close(key)
+        self._selector.close()
+
+    @property
+    def running(self) -> bool:
+        """More may come from :meth:`poll`."""
+        return bool(self._selector.get_map())
+
+    def poll(self, seconds: float) -> list[tuple[str, bytes]]:
+        """Wait for output and return it as (``stdout`` | ``stderr`` | ``messages``, bytes).
+
+        Reports that the kernel printed before a returned message was sent are in :attr:`reports`.
+        """
+        output = []
+        for key, _ in self._selector.select(seconds):
+            name = key.data
+            try:
+                data = key.fileobj.recv(65536)  # type: ignore[union-attr]
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                self._close(key)
+            elif name == "control":
+                self._take_control(data)
+            else:
+                output.append((name, data))
+        self._read_console()
+        return output
+
+    def dump(self) -> None:
+        """Have the kernel print which tasks are blocked and where; a hung guest may not."""
+        with contextlib.suppress(OSError):
+            self._host.sendall(b'{"dump": true}\n')
+
+    def time_out(self) -> None:
+        """The time is up: have the kernel tell where it hangs, then stop the guest."""
+        self.timed_out = True
+        self.dump()
+        deadline = time.monotonic() + _DUMP_SECONDS
+        while self.running and time.monotonic() < deadline:
+            self.poll(0.2)
+        self.stop()
+
+    def stop(self) -> None:
+        """End the machine, at once if it does not end by itself."""
+        if self.status is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._qemu.wait(10)
+        if self._qemu.poll() is None:
+            self._qemu.kill()
+            self._qemu.wait()
+
+    def result(self) -> GuestResult:
+        """How it ended. Call it after the ``with`` block.
+
+        :raises LabError: QEMU could not start the machine
+        """
+        if self.seconds_to_boot is None and not self.timed_out and self.console.stat().st_size == 0:
+            lines = self._stderr.read_text(errors="replace").strip().splitlines() or ["no message"]
+            raise LabError(f"QEMU did not start the guest: {lines[-1]}")
+        return GuestResult(
+            self.status, self.timed_out, tuple(self.reports), self.console, self.seconds_to_boot
+        )
+
+    def _take_control(self, data: bytes) -> None:
+        *lines, self._control = (self._control + data).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "ready" in message:
+                self.seconds_to_boot = time.monotonic() - self._started
+            if "status" in message:
+                self.status = int(message["status"])
+
+    def _read_console(self) -> None:
+        self.reports += self._scanner.feed(self._console_reader.read())
+
+    def _close(self, key: selectors.SelectorKey) -> None:
+        self._selector.unregister(key.fileobj)
+        key.fileobj.close()  # type: ignore[union-attr]
 
 
 def run_guest(
@@ -58,4 +277,15 @@ def run_guest(
     :param timeout: seconds of wall-clock time from starting QEMU; then the guest is stopped
     :raises LabError: QEMU or virtme-ng is missing, or the guest cannot be started
     """
-    raise NotImplementedError
+    sinks = {"stdout": stdout, "stderr": stderr, "messages": messages}
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with Guest(argv, image=image, memory=memory, cpus=cpus, cwd=cwd, env=env) as guest:
+        while guest.running:
+            for name, data in guest.poll(0.5):
+                sink = sinks[name]
+                if sink is not None:
+                    sink(data)
+            if deadline is not None and time.monotonic() > deadline and guest.status is None:
+                guest.time_out()
+                break
+    return guest.result()
