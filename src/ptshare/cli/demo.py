@@ -7,13 +7,15 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from ptshare.demo import report, session
 from ptshare.demo.errors import CannotRunError, ProcessFailedError
 from ptshare.demo.measure import Run
 
-__all__ = ["add_options", "add_parser", "run"]
+__all__ = ["EPILOG", "add_options", "add_parser", "run", "wants_colour"]
+
+EPILOG = "Exit status: 0 sharing was proven, 1 it was not, 2 the demo cannot run here."
 
 #: More would need a crew of many crews: a process holds two descriptors for each.
 _MAX_PROCESSES = 400
@@ -26,7 +28,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="show what sharing page tables saves on the running kernel",
         description="Processes map a file on ext4 and one on tmpfs and touch every page, first with ordinary "
         "page tables, then with shared ones.",
-        epilog="Exit status: 0 sharing was proven, 1 it was not, 2 the demo cannot run here.",
+        epilog=EPILOG,
     )
     add_options(parser)
 
@@ -67,12 +69,19 @@ def run(args: argparse.Namespace) -> int:
     return 0 if results.proven else 1
 
 
+def wants_colour(stream: TextIO) -> bool:
+    """On a terminal, unless NO_COLOR is set; FORCE_COLOR says that a terminal is at the other end."""
+    if "NO_COLOR" in os.environ:
+        return False
+    return stream.isatty() or "FORCE_COLOR" in os.environ
+
+
 class _Screen:
     """Prints what comes, for people; colour on a terminal only."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
-        self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        self._colour = wants_colour(sys.stdout)
         self._lines: list[str] = []
 
     def say(self, text: str, colour: str = "") -> None:

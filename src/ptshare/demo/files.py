@@ -82,7 +82,7 @@ def ext4_file(size: int) -> Iterator[Target]:
         with _created(image) as fd:
             os.truncate(fd, size + size // 16 + _EXT4_EXTRA)
         lazy = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
-        _command(["mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-E", lazy, str(image)])
+        command(["mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-E", lazy, str(image)])
         with _mounted(["-t", "ext4", "-o", "loop", str(image)], directory) as mount:
             path = mount / "data"
             with _created(path) as fd:
@@ -100,7 +100,7 @@ def own_file(path: Path) -> Iterator[Target]:
     size = own_size(path)
     with open(path, "rb", buffering=0) as file:
         _read_through(file.fileno())
-    yield Target(_filesystem(path), str(path), size, writable=False)
+    yield Target(filesystem(path), str(path), size, writable=False)
 
 
 def own_size(path: Path) -> int:
@@ -122,7 +122,7 @@ def own_size(path: Path) -> int:
     return status.st_size
 
 
-def _filesystem(path: Path) -> str:
+def filesystem(path: Path) -> str:
     """Type of the file system that ``path`` is on."""
     real = path.resolve()
     best, name = -1, "unknown"
@@ -149,15 +149,15 @@ def _mounted(arguments: list[str], directory: Path) -> Iterator[Path]:
     """Mount at ``directory``/mnt; at the end it must be possible to unmount."""
     mount = directory / "mnt"
     mount.mkdir()
-    _command(["mount", *arguments, str(mount)])
+    command(["mount", *arguments, str(mount)])
     try:
         yield mount
     except BaseException:
         # What went wrong before is what the user has to hear of.
         with contextlib.suppress(CannotRunError):
-            _command(["umount", str(mount)])
+            command(["umount", str(mount)])
         raise
-    _command(["umount", str(mount)])
+    command(["umount", str(mount)])
 
 
 @contextmanager
@@ -173,7 +173,7 @@ def _created(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _command(argv: list[str]) -> None:
+def command(argv: list[str]) -> None:
     # Users other than root often have no sbin in PATH, where Debian keeps mkfs.
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     try:

@@ -60,7 +60,7 @@ def _of_tables(ordinary: Run, shared: Run, granule: int) -> Iterator[str]:
     once = one_set_kib(shared.size, granule)
     each = 0.8 * once
     if ordinary.mean_own_kib < each:
-        yield f"an ordinary mapping has only {ordinary.mean_own_kib:.0f} KiB of tables per process: huge pages"
+        yield f"an ordinary mapping has only {ordinary.mean_own_kib:.0f} KiB of tables: huge pages"
     allowed_own = _OWN_KIB + _PAGE_KIB * _ceil(shared.size, _GIB)
     most = max(shared.own_kib)
     if most > allowed_own:
@@ -76,7 +76,7 @@ def _of_faults(ordinary: Run, shared: Run, granule: int) -> Iterator[str]:
     if most > allowed:
         yield f"a further process took {most} minor faults, more than one a granule ({allowed})"
     if ordinary.mean_faults < 2 * allowed:
-        yield f"an ordinary mapping takes only {ordinary.mean_faults:.0f} faults per process: huge pages"
+        yield f"an ordinary mapping takes only {ordinary.mean_faults:.0f} faults: huge pages"
 
 
 def _of_use(shared: Run) -> Iterator[str]:
