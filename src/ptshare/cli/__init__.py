@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The command ``ptshare``: one module a subcommand, nothing but arguments and printing.
 
-The module ``ptshare.cli.NAME`` has ``add_parser(subparsers)``, which adds the parser ``NAME``, and ``run(args) -> int``.
-It is imported only when it is asked for, so that ``ptshare --help`` is quick.
+The module ``ptshare.cli.NAME`` has ``add_parser(subparsers)``, which adds the parser ``NAME``, and
+``run(args) -> int``. It is imported only when it is asked for, so that ``ptshare --help`` is quick.
 """
 
 import argparse

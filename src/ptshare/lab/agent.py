@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The guest's process 1: makes a root of its own, runs the job that the host sends, reports its status, powers off.
+"""The guest's process 1: makes a root, runs the job that the host sends, reports its status, powers off.
 
-Runs as ``python3 -I -S agent.py``, on the host's files, so it needs nothing of the host's userland but the Python that
-the lab itself runs on: no udev, no systemd, no mount(8). It imports little, since under emulation each import counts.
-The port names are read from sysfs: the names under /dev/virtio-ports would need udev.
+Runs as ``python3 -I -S agent.py``, on the host's files, so it needs nothing of the host's userland but the
+Python that the lab itself runs on: no udev, no systemd, no mount(8). It imports little, since under emulation
+each import counts. The port names are read from sysfs: the names under /dev/virtio-ports would need udev.
 
 Protocol, one JSON object a line on the port ``ptshare.control``:
 
@@ -11,6 +11,7 @@ Protocol, one JSON object a line on the port ``ptshare.control``:
 * guest: ``{"ready": true}``, later ``{"status": 0}``
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -54,7 +55,7 @@ def mount(kind: str, target: str, options: str = "", flags: int = 0) -> None:
 
 
 def make_root() -> None:
-    """Put a tmpfs over the host's read-only root, so that the guest can write anywhere and the host keeps its files."""
+    """Lay a tmpfs over the host's read-only root: the guest writes anywhere, the host keeps its files."""
     mount("tmpfs", "/run", "mode=0755")
     for name in ("upper", "work", "root"):
         os.mkdir(f"/run/{name}")
@@ -156,7 +157,7 @@ def receive(control: int) -> dict[str, Any]:
 
 
 def start(job: dict[str, Any], files: list[int], messages: int) -> int:
-    """Fork and execute the job with ``files`` as its standard files; its messages port is a descriptor of its own."""
+    """Fork and execute the job with ``files`` as its standard files and ``messages`` inherited."""
     pid = os.fork()
     if pid:
         return pid
@@ -187,7 +188,7 @@ def dump_tasks() -> None:
 
 
 def supervise(pid: int, routes: dict[int, int], control: int) -> int:
-    """Copy the job's output to its ports until the job ends, reap orphans, and return the job's exit status."""
+    """Copy the job's output to its ports until the job ends, reap orphans, and return its exit status."""
     poll = select.poll()
     for source in routes:
         poll.register(source, select.POLLIN)
@@ -225,10 +226,8 @@ def supervise(pid: int, routes: dict[int, int], control: int) -> int:
                 code = os.waitstatus_to_exitcode(raw)
                 status = code if code >= 0 else 128 - code
                 # What the job left behind must not keep its pipes open for ever.
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(-1, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
     return status
 
 
@@ -248,7 +247,7 @@ def run_on_terminal(job: dict[str, Any], messages: int) -> int:
 
 
 def main() -> None:
-    """Process 1. It must not end: that would be a kernel panic, which is what the host shall see if this fails."""
+    """Process 1. If it fails the kernel panics, and so the host sees it."""
     make_root()
     mount_all()
     prepare()

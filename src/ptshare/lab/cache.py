@@ -39,13 +39,13 @@ def need_space(path: Path, needed: int, purpose: str) -> None:
     free = shutil.disk_usage(path).free
     if free < needed:
         raise LabError(
-            f"not enough disk space in {path} to {purpose}: {free >> 20} MiB free, {needed >> 20} MiB needed; "
-            "free some, or set XDG_CACHE_HOME to a directory on a larger disk"
+            f"not enough disk space in {path} to {purpose}: {free >> 20} MiB free, "
+            f"{needed >> 20} MiB needed; free some, or set XDG_CACHE_HOME to a directory on a larger disk"
         )
 
 
 @contextlib.contextmanager
-def lock(name: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+def lock(name: str, waiting: Callable[[], object] | None = None) -> Iterator[None]:
     """Hold the lock ``name``; others wait. The kernel drops it when the process ends, however it ends.
 
     :param waiting: called once if somebody else holds it

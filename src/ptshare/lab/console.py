@@ -14,8 +14,8 @@ MARK = "ptshare-mark: "
 class Report:
     """One report that the kernel printed.
 
-    :param kind: ``BUG``, ``WARNING``, ``KASAN``, ``UBSAN``, ``Oops``, ``lockdep``, ``RCU stall``, ``hung task``,
-        ``soft lockup``, ``hard lockup``, ``corruption`` or ``panic``
+    :param kind: ``BUG``, ``WARNING``, ``KASAN``, ``UBSAN``, ``Oops``, ``lockdep``, ``RCU stall``, ``hung
+        task``, ``soft lockup``, ``hard lockup``, ``corruption`` or ``panic``
     :param text: its first line, without the time stamp
     :param line: number of that line in the console file, from 1
     :param mark: the last mark before it, see :data:`MARK`; empty: none yet
@@ -42,10 +42,12 @@ _KINDS = [
         ("hung task", r"INFO: task .* blocked (for more than|in I/O wait)"),
         (
             "lockdep",
-            r"WARNING: (possible (circular|recursive|irq lock inversion)|inconsistent lock state|bad (un|re)lock"
+            r"WARNING: (possible (circular|recursive|irq lock inversion)|inconsistent lock state"
+            r"|bad (un|re)lock"
             r"|held lock freed|lock held when returning|Nested lock was not taken|suspicious RCU usage"
             r"|HARDIRQ-safe|SOFTIRQ-safe|[A-Z_-]+-safe -> |nested|invalid wait context)"
-            r"|\[ BUG: Invalid wait context|BUG: (MAX_LOCK|MAX_STACK_TRACE|looking up invalid subclass|held lock freed)"
+            r"|\[ BUG: Invalid wait context"
+            r"|BUG: (MAX_LOCK|MAX_STACK_TRACE|looking up invalid subclass|held lock freed)"
             r"|INFO: lockdep is turned off|INFO: possible (circular|recursive) locking"
             r"|DEBUG_LOCKS_WARN_ON\(",
         ),

@@ -36,11 +36,13 @@ _DUMP_SECONDS = 5.0
 class GuestResult:
     """How a run ended.
 
-    :param status: the command's exit status (128 + n if signal n ended it), ``None``: the guest ended without one
+    :param status: the command's exit status (128 + n if signal n ended it), ``None``: the guest ended without
+        one
     :param timed_out: the guest was stopped because its time was up
     :param reports: what the kernel complained about; each is a failure of its own
     :param console: file with all that the kernel printed
-    :param seconds_to_boot: wall-clock seconds from starting QEMU to starting the command, ``None``: never started
+    :param seconds_to_boot: wall-clock seconds from starting QEMU to starting the command, ``None``: never
+        started
     """
 
     status: int | None
@@ -56,7 +58,9 @@ class GuestResult:
 
     @property
     def exit_status(self) -> int:
-        """What ``ptshare lab run`` exits with: 120 a kernel report, 121 a crash, 124 a timeout, else the command's."""
+        """What ``ptshare lab run`` exits with: 120 a kernel report, 121 a crash, 124 a timeout, else the
+        command's.
+        """
         if self.reports:
             return REPORTED
         if self.timed_out:
@@ -68,7 +72,7 @@ class GuestResult:
         if self.reports:
             first = self.reports[0]
             more = f" (and {len(self.reports) - 1} more)" if len(self.reports) > 1 else ""
-            return f"the kernel reported {first.kind}: {first.text}{more}; see {self.console}:{first.line}"
+            return f"the kernel reported: {first.text}{more}; see {self.console}:{first.line}"
         if self.timed_out:
             return f"the guest was stopped: its time was up; see {self.console}"
         if self.status is None:
@@ -77,7 +81,9 @@ class GuestResult:
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
-    """The job's variables: the guest's own, the user's language and terminal, and the project's Python first in PATH."""
+    """The job's variables: the guest's own, the user's language and terminal, and the project's Python first
+    in PATH.
+    """
     env = {
         "PATH": os.pathsep.join(
             [os.path.dirname(sys.executable), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
@@ -266,7 +272,8 @@ def run_guest(
     messages: Callable[[bytes], object] | None = None,
     timeout: float | None = None,
 ) -> GuestResult:
-    """Boot ``image``, run ``argv`` as root with the host's files (changes to them stay in the guest), power off.
+    """Boot ``image``, run ``argv`` as root with the host's files (changes to them stay in the guest), power
+    off.
 
     :param memory: of the guest, such as ``4G``; the host gives it page by page, as the guest uses it
     :param cwd: directory to run in, default: the current one

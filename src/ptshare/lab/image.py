@@ -1,36 +1,34 @@
 # SPDX-License-Identifier: MIT
-"""From the kernel's source to a bootable image: the stages in order."""
+"""From the kernel's source to a bootable image: the stages in order, and the cache of images."""
 
-from collections.abc import Callable
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ptshare.lab import apply, cache, fetch
+from ptshare.lab.build import build, make_arguments
+from ptshare.lab.configure import configure
+from ptshare.lab.kernel_dir import KernelDir, kernel_dir
+from ptshare.lab.process import need_tools
+from ptshare.lab.progress import Callback, Progress
+
 __all__ = ["Image", "Progress", "build_image"]
 
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a build is.
-
-    :param stage: ``fetch``, ``unpack``, ``apply``, ``configure``, ``build`` or ``cached``
-    :param done: steps of this stage that are done
-    :param total: steps that this stage will take, an estimate while it runs; 0: not known
-    :param seconds_left: estimate for this stage, ``None``: not known yet
-    """
-
-    stage: str
-    done: int = 0
-    total: int = 0
-    seconds_left: float | None = None
+_IMAGES_KEPT = 6
 
 
 @dataclass(frozen=True)
 class Image:
     """A kernel that can be booted.
 
-    :param bzimage: the compressed kernel
-    :param config: name of the fragment it was built with, ``base`` or ``debug``
-    :param version: the source's version, such as ``6.12.117``
+    :param bzimage: the compressed kernel; beside it stand its ``.config``, ``System.map`` and ``build.log``
+    :param config: name of its configuration, ``base``, ``debug``, ...
+    :param version: the source's version, such as ``6.12.117-1~deb12u1``
     """
 
     bzimage: Path
@@ -38,10 +36,71 @@ class Image:
     version: str
 
 
-def build_image(config: str = "base", progress: Callable[[Progress], None] | None = None) -> Image:
+def _key(version: str, kernel: KernelDir, config: str) -> str:
+    """Hash of all that an image is made from."""
+    need_tools("gcc", "ld")
+    compiler = subprocess.run(["gcc", "--version"], capture_output=True, text=True, check=True).stdout
+    digest = hashlib.sha256()
+    for name, content in (("source", version.encode()), ("gcc", compiler.encode())):
+        digest.update(name.encode() + b"\0" + content + b"\0")
+    named = {**kernel.new_files, **{path.name: path for path in (*kernel.patches, *kernel.fragments(config))}}
+    for name, path in sorted(named.items()):
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _cached(version: str | None, kernel: KernelDir, config: str) -> Image | None:
+    if version is None:
+        return None
+    directory = cache.directory("images") / f"{config}-{_key(version, kernel, config)}"
+    if not (directory / "bzImage").exists():
+        return None
+    os.utime(directory)  # used: the last to be pruned
+    return Image(directory / "bzImage", config, version)
+
+
+def _store(out: Path, log: Path, image: Path) -> None:
+    """Copy a build's results to the cache of images, all or nothing."""
+    images = image.parent
+    temporary = Path(tempfile.mkdtemp(prefix="new-", dir=images))
+    for name in ("arch/x86/boot/bzImage", ".config", "System.map"):
+        shutil.copy(out / name, temporary / Path(name).name)
+    shutil.copy(log, temporary / "build.log")
+    shutil.rmtree(image, ignore_errors=True)
+    temporary.rename(image)
+    cache.prune(images, _IMAGES_KEPT)
+
+
+def build_image(config: str = "base", progress: Callback | None = None) -> Image:
     """Fetch, apply, configure and build; at once if an image of the same content is in the cache.
 
-    :raises LabError: a tool or the source package is missing, the disk is full, the series does not apply, the
-        configuration is unknown, or the compiler failed
+    An interrupted build goes on where it was. Two builds at a time wait for each other.
+
+    :raises LabError: a tool or the source package is missing, the disk is full, the series does not apply,
+        the configuration is unknown, or the compiler failed
     """
-    raise NotImplementedError
+    report: Callback = progress or (lambda _: None)
+    kernel = kernel_dir()
+    kernel.fragments(config)
+    image = _cached(fetch.current(), kernel, config)
+    if image is None:
+        with cache.lock("build", waiting=lambda: report(Progress("wait"))):
+            image = _cached(fetch.current(), kernel, config)  # by whom we waited for
+            image = image or _build(kernel, config, report)
+    report(Progress("done", 1, 1, 0.0))
+    return image
+
+
+def _build(kernel: KernelDir, config: str, report: Callback) -> Image:
+    source = fetch.fetch(report)
+    image = cache.directory("images") / f"{config}-{_key(source.version, kernel, config)}"
+    report(Progress("apply"))
+    tree = apply.apply(source, kernel)
+    changed: list[str] = json.loads((tree / apply.MANIFEST).read_text())
+    out = cache.directory("out") / config
+    report(Progress("configure"))
+    configure(tree, out, kernel, config, changed, make_arguments())
+    log = out / "build.log"
+    build(tree, out, log, report)
+    _store(out, log, image)
+    return Image(image / "bzImage", config, source.version)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whether KVM works here. /dev/kvm may be there and openable, and ordinary guests still not run: so run one."""
+"""Whether KVM works. /dev/kvm may be there and open, and ordinary guests still not run: so run one."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ def _boots(kernel: Path) -> bool:
     # fmt: off
     command = [
         "setpriv", "--pdeathsig", "KILL", "--", qemu,
-        "-accel", "kvm", "-machine", "q35", "-cpu", "host", "-smp", "2,sockets=2,cores=1,threads=1", "-m", "512M",
+        "-accel", "kvm", "-machine", "q35", "-cpu", "host", "-smp", "2,sockets=2", "-m", "512M",
         "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
         "-kernel", str(kernel), "-append", "console=ttyS0 earlyprintk=serial,ttyS0,115200 panic=-1",
     ]
@@ -50,7 +50,7 @@ def _boots(kernel: Path) -> bool:
 
 
 def works(kernel: Path) -> bool:
-    """Whether ``kernel`` boots under KVM. Tried once for each boot of the host; PTSHARE_KVM=0 or 1 overrides."""
+    """Whether ``kernel`` boots under KVM. Tried once a boot of the host; PTSHARE_KVM=0 or 1 overrides."""
     override = os.environ.get("PTSHARE_KVM")
     if override:
         return override != "0"

@@ -27,7 +27,8 @@ class Machine:
     :param cpus: number of processors
     :param kvm: use KVM; else QEMU emulates
     :param console: file that gets what the kernel prints
-    :param ports: name -> file descriptor of a connected socket, inherited by QEMU; one virtio-serial port each
+    :param ports: name -> file descriptor of a connected socket, inherited by QEMU; one virtio-serial port
+        each
     :param terminal: give the guest ``/dev/hvc0`` on QEMU's standard input and output
     """
 
@@ -65,7 +66,8 @@ def _kernel_arguments(console: str, kvm: bool) -> list[str]:
         *timer,
         f"console={console}",
         f"earlyprintk=serial,{console},115200",
-        # Warnings and all that is worse, and the notices of the test harness; info messages would slow the boot.
+        # Warnings and all that is worse, and the notices of the test harness; info messages would slow the
+        # boot.
         "loglevel=6",
         # A panic restarts, and QEMU is told to end at a restart.
         "panic=-1",
@@ -97,7 +99,7 @@ def command(machine: Machine) -> list[str]:
         qemu = qemu_helpers.Qemu(None, arch.qemuname)
     except ValueError:
         raise LabError(
-            "QEMU is not installed (no qemu-system-x86_64 in PATH); install it with: apt-get install qemu-system-x86"
+            "QEMU is missing (no qemu-system-x86_64 in PATH); install it with: apt-get install qemu-system-x86"
         ) from None
     qemu.probe()
 

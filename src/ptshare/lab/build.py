@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""make bzImage, with its progress."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from ptshare.lab import cache
+from ptshare.lab.errors import LabError
+from ptshare.lab.process import lines_of, need_tools
+from ptshare.lab.progress import Callback, Tracker
+
+__all__ = ["build", "make_arguments"]
+
+_OUT_BYTES = 1 << 30
+#: Steps that make prints in a clean build of the base configuration; a build remembers its own number.
+_STEPS = 1530
+_STEP = re.compile(r"^  (CC|AS|LD|AR|HOSTCC|HOSTLD|GEN|UPD|WRAP|OBJCOPY|CHK|VDSO\w*|SYSTBL|SYSHDR)\b")
+_ERROR = re.compile(r"(:\d+: (fatal )?error: |: error: |\*\*\* |undefined reference|No space left on device)")
+
+
+def make_arguments() -> list[str]:
+    """Compiler and names for make: ccache if it is there, and nothing of this machine in the image."""
+    arguments = ["KBUILD_BUILD_USER=ptshare", "KBUILD_BUILD_HOST=lab"]
+    if shutil.which("ccache"):
+        arguments.append("CC=ccache gcc")
+    return arguments
+
+
+def _already_built(out: Path) -> int:
+    return sum(1 for path in out.rglob("*.o") if path.is_file())
+
+
+def build(tree: Path, out: Path, log: Path, progress: Callback) -> Path:
+    """Build what is out of date and return the bzImage.
+
+    :param log: file that gets make's output
+    :raises LabError: a tool is missing, the disk is full, or the source does not compile
+    """
+    need_tools("make", "gcc", "ld", "flex", "bison", "bc", "/usr/include/gelf.h")
+    remembered = out / ".ptshare-steps"
+    total, already = 0, 0
+    if not (out / "vmlinux").exists():
+        cache.need_space(out, _OUT_BYTES, "build the kernel")
+        total = json.loads(remembered.read_text()) if remembered.exists() else _STEPS
+        already = _already_built(out)
+    tracker = Tracker(progress, "build", total, already)
+    # The directory must not enter the hashes, so that another cache directory finds the same objects.
+    env = {"CCACHE_BASEDIR": str(cache.directory()), "CCACHE_NOHASHDIR": "1", "LC_ALL": "C.UTF-8"}
+    errors = []
+    command = [
+        "make",
+        "-C",
+        str(tree),
+        f"O={out}",
+        f"-j{len(os.sched_getaffinity(0))}",
+        *make_arguments(),
+        "bzImage",
+    ]
+    with log.open("w") as file, lines_of(command, log=file, env=env) as (process, lines):
+        for line in lines:
+            if _STEP.match(line):
+                tracker.step()
+            elif _ERROR.search(line):
+                errors.append(line.strip())
+    if process.returncode:
+        if any("No space left on device" in line for line in errors):
+            raise LabError(
+                f"the disk of {out} is full; free some space and run again, it will go on; log: {log}"
+            )
+        raise LabError(f"the kernel does not build: {errors[0] if errors else 'no message'}; log: {log}")
+    if total and not already:
+        remembered.write_text(json.dumps(tracker.steps))
+    return out / "arch/x86/boot/bzImage"
