@@ -24,7 +24,7 @@ from ptshare.lab.guest import Guest
 from ptshare.lab.terminal import ProgressLine
 
 _BOOT_SECONDS = 180.0
-_CONSOLE_TAIL = 60
+_CONSOLE_LINES = 80
 _REPORT_LINES = 40
 
 
@@ -204,6 +204,8 @@ class _Outer:
             report = self._config.hook.pytest_report_from_serializable(
                 config=self._config, data=message["report"]
             )
+            if isinstance(report.longrepr, list):  # a skip's place and reason; JSON knows no tuples
+                report.longrepr = tuple(report.longrepr)
             self._reports.setdefault(report.nodeid, []).append(report)
         elif "finish" in message:
             self._running = None
@@ -235,6 +237,8 @@ class _Outer:
                 break
             if not guest.running:
                 self._failure = f"the guest {self._ending(guest)}"
+                if self._running:
+                    self._failure += f" while {self._running} ran"
             elif time.monotonic() > self._deadline:
                 what = self._running or "pytest's start"
                 guest.time_out()
@@ -246,11 +250,13 @@ class _Outer:
                 self._blame(reports, kernel)
             yield from reports
         elif item.nodeid == self._running:
-            text = f"{self._failure}\n\nThe end of the console:\n{self._console_tail(guest)}"
+            text = f"{self._failure}\n\nThe console from this test's start:\n"
+            text += self._console_since(guest, item.nodeid)
+            if guest.timed_out:  # the agent had Python tell where it is
+                text += f"\n\nWhat pytest in the guest printed last:\n{self._output.decode(errors='replace')}"
             if kernel:
                 text = f"{self._excerpt(kernel)}\n\n{text}"
             self._running = None
-            self._failure += f" while {item.nodeid} ran"
             yield _failed(item, "call", text)
         else:
             yield _failed(item, "setup", f"did not run: {self._failure}")
@@ -305,9 +311,13 @@ class _Outer:
         parts += lines[first : first + _REPORT_LINES]
         return "\n".join(parts)
 
-    def _console_tail(self, guest: Guest) -> str:
+    def _console_since(self, guest: Guest, nodeid: str) -> str:
         lines = guest.console.read_text(errors="replace").splitlines()
-        return "\n".join([*lines[-_CONSOLE_TAIL:], f"(all of it: {guest.console})"])
+        first = next((i for i, line in enumerate(lines) if line.endswith(MARK + nodeid)), 0)
+        lines = lines[first:]
+        if len(lines) > 2 * _CONSOLE_LINES:
+            lines[_CONSOLE_LINES:-_CONSOLE_LINES] = ["..."]
+        return "\n".join([*lines, f"(all of it: {guest.console})"])
 
 
 def _failed(item: pytest.Item, when: Any, text: str) -> pytest.TestReport:

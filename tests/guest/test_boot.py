@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def test_the_kernel_is_the_projects() -> None:
-    assert os.uname().release.endswith(("-ptshare", "-ptshare-debug"))
+    assert os.uname().release.endswith(("-ptshare", "-ptshare-debug", "-ptshare-kasan"))
 
 
 def test_four_processors() -> None:

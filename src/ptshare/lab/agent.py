@@ -181,10 +181,15 @@ def start(job: dict[str, Any], files: list[int], messages: int) -> int:
         os._exit(126)
 
 
-def dump_tasks() -> None:
-    """Have the kernel print what is blocked, and where each processor is: the host's time for us is up."""
+def dump_tasks(job: int) -> None:
+    """The host's time for us is up: tell what is blocked, where each processor is, and where the job is.
+
+    SIGABRT makes Python's faulthandler, which pytest enables, print a traceback.
+    """
     for key in ("w", "l"):
         write_file("/proc/sysrq-trigger", key)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(job, signal.SIGABRT)
 
 
 def supervise(pid: int, routes: dict[int, int], control: int) -> int:
@@ -203,7 +208,7 @@ def supervise(pid: int, routes: dict[int, int], control: int) -> int:
         for fd, event in poll.poll(500):
             if fd == control:
                 if event & select.POLLIN and receive(control).get("dump"):
-                    dump_tasks()
+                    dump_tasks(pid)
                 elif event & select.POLLHUP:  # the host is gone; nobody waits for the job
                     power_off()
             elif fd == wake:

@@ -75,9 +75,10 @@ def patched_files(source: Source, kernel: KernelDir, scratch: Path) -> None:
             errors="replace",
         )
         if result.returncode:
+            reason = _explain(result.stdout + result.stderr)
             raise LabError(
-                f"{patch.name} does not apply to Linux {source.release} "
-                f"({_explain(result.stdout + result.stderr)}); the series in {patch.parent} needs a rebase onto this source"
+                f"{patch.name} does not apply to Linux {source.release} ({reason}); "
+                f"the series in {patch.parent} needs a rebase onto this source"
             )
 
 

@@ -80,7 +80,7 @@ def _download(directory: Path) -> Path:
             errors = [line[3:] for line in result.stderr.splitlines() if line.startswith("E: ")]
             raise LabError(
                 f"apt cannot get {PACKAGE}: {errors[0] if errors else 'no message'}; "
-                "run apt-get update as root, and check that apt's sources have Debian 12 and its security updates"
+                "run apt-get update as root, and check that apt's sources have Debian 12's security updates"
             )
         (deb,) = Path(temporary).glob("*.deb")
         return deb.replace(directory / deb.name)

@@ -208,7 +208,7 @@ class Guest:
         return output
 
     def dump(self) -> None:
-        """Have the kernel print which tasks are blocked and where; a hung guest may not."""
+        """Have the kernel print which tasks are blocked and where, and end the job; a hung guest may not."""
         with contextlib.suppress(OSError):
             self._host.sendall(b'{"dump": true}\n')
 

@@ -50,6 +50,6 @@ def kernel_dir() -> KernelDir:
     path = Path(os.environ.get("PTSHARE_KERNEL_DIR") or Path(__file__).parents[3] / "kernel")
     if not (path / "config").is_dir():
         raise LabError(
-            f"no kernel/config in {path}; install from a checkout with pip install -e, or set PTSHARE_KERNEL_DIR"
+            f"no kernel/config in {path}; install a checkout with pip install -e, or set PTSHARE_KERNEL_DIR"
         )
     return KernelDir(path)

@@ -99,7 +99,7 @@ def command(machine: Machine) -> list[str]:
         qemu = qemu_helpers.Qemu(None, arch.qemuname)
     except ValueError:
         raise LabError(
-            "QEMU is missing (no qemu-system-x86_64 in PATH); install it with: apt-get install qemu-system-x86"
+            "QEMU is missing (no qemu-system-x86_64 in PATH); install with: apt-get install qemu-system-x86"
         ) from None
     qemu.probe()
 
