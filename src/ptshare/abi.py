@@ -3,6 +3,7 @@
 
 __all__ = [
     "GRANULE_X86_64",
+    "MADV_POPULATE_READ",
     "MAP_SHARED_PT",
     "MAP_SHARED_VALIDATE",
     "PAGE_TABLE_ENTRY",
@@ -13,6 +14,10 @@ __all__ = [
 
 #: Bytes that one page-table page of PTEs maps on x86-64 with 4 KiB pages: 512 entries of 4 KiB each.
 GRANULE_X86_64 = 2 << 20
+
+#: madvise(2): map all pages for reading, reading the file where needed.
+#: include/uapi/asm-generic/mman-common.h
+MADV_POPULATE_READ = 22
 
 #: mmap(2) flag: share page tables with every process that maps the same file.
 #: include/uapi/asm-generic/mman-common.h

@@ -4,12 +4,11 @@
 import argparse
 import json
 import os
-import signal
 import sys
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import TextIO
 
-from ptshare.demo import report, session
+from ptshare.demo import report, session, signals
 from ptshare.demo.errors import CannotRunError, ProcessFailedError
 from ptshare.demo.measure import Run
 
@@ -47,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo and return its exit status."""
-    signal.signal(signal.SIGTERM, _end)
+    signals.unwind()
     screen = _Screen(quiet=args.json)
     try:
         _, size = session.check(args.size, args.processes, args.file)
@@ -108,11 +107,6 @@ class _Screen:
 def _fail(message: str, status: int) -> int:
     print(f"ptshare demo: {message}", file=sys.stderr)
     return status
-
-
-def _end(signum: int, _frame: object) -> NoReturn:
-    """Unwind, so that processes, mounts and files go; then the status of a process ended by the signal."""
-    raise SystemExit(128 + signum)
 
 
 def _size(text: str) -> int:

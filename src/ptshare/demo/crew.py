@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+from ptshare.demo import signals
 from ptshare.demo.errors import ProcessFailedError
 
 __all__ = ["Crew"]
@@ -36,23 +37,28 @@ class Crew:
     """
 
     def __init__(self, count: int, make_worker: Callable[[], object]) -> None:
+        self._count = count
+        self._make_worker = make_worker
         self._members: dict[int, _Member] = {}
-        # What lives now is never freed by a child, so that no child has to copy the pages of its object
-        # heads.
-        gc.collect()
-        gc.freeze()
-        try:
-            for number in range(count):
-                self._members[number] = self._fork(make_worker)
-        except BaseException:
-            self.kill(list(self._members))
-            raise
-        finally:
-            gc.unfreeze()
 
     def __enter__(self) -> Self:
-        """The crew itself."""
-        return self
+        """Make the processes.
+
+        :raises ProcessFailedError: there can be no more of them
+        """
+        try:
+            with signals.uninterrupted():  # no child that is not in the list
+                # What lives now is never freed by a child, so that no child has to copy the pages of its
+                # object heads.
+                gc.collect()
+                gc.freeze()
+                for number in range(self._count):
+                    self._members[number] = self._fork()
+                gc.unfreeze()
+            return self
+        except BaseException:
+            self.kill(self.members)
+            raise
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -61,7 +67,7 @@ class Crew:
         if exc_type is None:
             self.dismiss()
         else:
-            self.kill(list(self._members))
+            self.kill(self.members)
 
     @property
     def members(self) -> list[int]:
@@ -150,7 +156,7 @@ class Crew:
             raise ProcessFailedError(f"process {member.pid}, {method!r}: {answer['error']}")
         return answer["value"]
 
-    def _fork(self, make_worker: Callable[[], object]) -> _Member:
+    def _fork(self) -> _Member:
         calls_read, calls_write = os.pipe()
         answers_read, answers_write = os.pipe()
         try:
@@ -165,7 +171,7 @@ class Crew:
                 os.close(end)
             os.close(calls_write)
             os.close(answers_read)
-            _work(make_worker, calls_read, answers_write)
+            _work(self._make_worker, calls_read, answers_write)
         os.close(calls_read)
         os.close(answers_write)
         return _Member(pid, calls_write, answers_read)
@@ -180,9 +186,7 @@ def _work(make_worker: Callable[[], object], calls: int, answers: int) -> NoRetu
     """The life of a child process."""
     status = 1
     try:
-        # Ctrl-C goes to the whole group; what happens then is for the parent to say.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signals.reset()
         gc.disable()
         worker = make_worker()
         with os.fdopen(calls, "rb") as lines:

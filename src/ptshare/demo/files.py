@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ptshare import abi
+from ptshare.demo import signals
 from ptshare.demo.errors import CannotRunError
 
 __all__ = ["Target", "ext4_file", "memfd", "own_file", "own_size", "tmpfs_file"]
-
-_BLOCK = 4 << 20
 
 #: Space for ext4's own data beside the file's: a sixteenth, and a journal.
 _EXT4_EXTRA = 96 << 20
@@ -45,7 +45,8 @@ def memfd(size: int) -> Iterator[Target]:
     """A file without a name, in memory."""
     fd = os.memfd_create("ptshare-demo")
     try:
-        _fill(fd, size)
+        os.posix_fallocate(fd, 0, size)
+        _bring_in(fd, size)
         yield Target("memfd", fd, size, writable=True)
     finally:
         os.close(fd)
@@ -64,7 +65,8 @@ def tmpfs_file(size: int) -> Iterator[Target]:
     ):
         path = mount / "data"
         with _created(path) as fd:
-            _fill(fd, size)
+            os.posix_fallocate(fd, 0, size)
+            _bring_in(fd, size)
         yield Target("tmpfs", str(path), size, writable=True)
 
 
@@ -87,7 +89,7 @@ def ext4_file(size: int) -> Iterator[Target]:
             path = mount / "data"
             with _created(path) as fd:
                 os.posix_fallocate(fd, 0, size)
-                _read_through(fd)
+                _bring_in(fd, size)
             yield Target("ext4", str(path), size, writable=True)
 
 
@@ -98,8 +100,11 @@ def own_file(path: Path) -> Iterator[Target]:
     :raises CannotRunError: it cannot be read, or has nothing in it
     """
     size = own_size(path)
-    with open(path, "rb", buffering=0) as file:
-        _read_through(file.fileno())
+    try:
+        with open(path, "rb", buffering=0) as file:
+            _bring_in(file.fileno(), size)
+    except OSError as error:
+        raise CannotRunError(f"--file {path} cannot be mapped: {error.strerror}") from None
     yield Target(filesystem(path), str(path), size, writable=False)
 
 
@@ -149,15 +154,20 @@ def _mounted(arguments: list[str], directory: Path) -> Iterator[Path]:
     """Mount at ``directory``/mnt; at the end it must be possible to unmount."""
     mount = directory / "mnt"
     mount.mkdir()
-    command(["mount", *arguments, str(mount)])
+    mounted = False
     try:
+        with signals.uninterrupted():
+            command(["mount", *arguments, str(mount)])
+            mounted = True
         yield mount
     except BaseException:
         # What went wrong before is what the user has to hear of.
-        with contextlib.suppress(CannotRunError):
-            command(["umount", str(mount)])
+        with signals.uninterrupted(), contextlib.suppress(CannotRunError):
+            if mounted:
+                command(["umount", str(mount)])
         raise
-    command(["umount", str(mount)])
+    with signals.uninterrupted():
+        command(["umount", str(mount)])
 
 
 @contextmanager
@@ -185,16 +195,9 @@ def command(argv: list[str]) -> None:
         raise CannotRunError(f"{argv[0]} failed ({error.returncode}): {words}") from None
 
 
-def _fill(fd: int, size: int) -> None:
-    """Give ``fd`` ``size`` bytes of data, which stay in memory."""
-    block = b"ptshare\n" * (_BLOCK // 8)
-    for start in range(0, size, _BLOCK):
-        os.pwrite(fd, block[: size - start], start)
-
-
-def _read_through(fd: int) -> None:
-    """Have the kernel read all of the file, so that no later fault has to wait for a disk."""
-    start = 0
-    with mmap.mmap(-1, _BLOCK) as buffer:
-        while done := os.preadv(fd, [buffer], start):
-            start += done
+def _bring_in(fd: int, size: int) -> None:
+    """Have all pages of a file in the page cache, so that no later fault has to wait for a disk or to clear
+    a page.
+    """
+    with mmap.mmap(fd, size, prot=mmap.PROT_READ) as mapping:
+        mapping.madvise(abi.MADV_POPULATE_READ)

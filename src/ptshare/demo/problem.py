@@ -5,12 +5,10 @@
 """
 
 import os
-import signal
 import sys
-from typing import NoReturn
 
 from ptshare import counters
-from ptshare.demo import report
+from ptshare.demo import report, signals
 from ptshare.demo.errors import CannotRunError, ProcessFailedError
 from ptshare.demo.files import memfd
 from ptshare.demo.measure import Run, measure
@@ -53,18 +51,13 @@ def text(run: Run) -> str:
 
 def main() -> int:
     """Measure, print, and return the exit status."""
-    signal.signal(signal.SIGTERM, _end)
+    signals.unwind()
     try:
         print(text(measure_problem()), flush=True)
     except (CannotRunError, ProcessFailedError) as error:
         print(f"The problem could not be measured: {error}", flush=True)
         return 2
     return 0
-
-
-def _end(signum: int, _frame: object) -> NoReturn:
-    """Unwind, so that the processes go."""
-    raise SystemExit(128 + signum)
 
 
 if __name__ == "__main__":

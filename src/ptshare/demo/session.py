@@ -13,6 +13,7 @@ from ptshare.demo.files import Target
 from ptshare.demo.measure import Run, measure
 from ptshare.demo.proof import MIN_BYTES, shortcomings
 from ptshare.demo.report import Results, format_bytes
+from ptshare.mapping import Mapping
 from ptshare.support import Support, probe
 
 __all__ = ["check", "needed_bytes", "run"]
@@ -44,6 +45,7 @@ def check(size: int, processes: int, file: Path | None) -> tuple[Support, int]:
         )
     if file is not None:
         size = files.own_size(file)
+        _try(file)
     elif os.geteuid() != 0:
         raise CannotRunError(
             "mounting an ext4 and a tmpfs needs root: run as root, or map a file with --file"
@@ -59,6 +61,14 @@ def check(size: int, processes: int, file: Path | None) -> tuple[Support, int]:
             f"{format_bytes(available)} are available: use a smaller --size or fewer --processes"
         )
     return support, size
+
+
+def _try(file: Path) -> None:
+    """Map the first granule, without a touch."""
+    try:
+        Mapping(file, length=1).close()
+    except OSError as error:
+        raise CannotRunError(f"--file {file} cannot be mapped: {error.strerror}") from None
 
 
 def run(size: int, processes: int, file: Path | None, on_run: Callable[[Run, Run | None], None]) -> Results:

@@ -125,7 +125,7 @@ def test_the_children_end_with_their_parent() -> None:
             def pid(self):
                 return os.getpid()
 
-        crew = Crew(3, Worker)
+        crew = Crew(3, Worker).__enter__()
         print(*crew.call("pid"), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ptshare import Support, counters
+from ptshare import Support, abi, counters
 from ptshare.demo import session
 from ptshare.demo.errors import CannotRunError
 
@@ -16,6 +16,7 @@ from ptshare.demo.errors import CannotRunError
 def able(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel with the feature, root, and 8 GiB of memory."""
     monkeypatch.setattr(session, "probe", lambda: Support(supported=True, granule=2 << 20, reason=None))
+    monkeypatch.setattr(abi, "MAP_SHARED_PT", 0)  # a flag that every kernel takes
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(counters, "mem_available_kib", lambda: 8 << 20)
 
@@ -50,6 +51,10 @@ def test_it_may_not(tmp_path: Path) -> None:
         ),
         (lambda: session.check(1 << 30, 64, small), "4.9 KiB are too few"),
         (lambda: session.check(1 << 30, 64, tmp_path / "none"), "cannot be read"),
+        (
+            lambda: session.check(1 << 30, 64, Path("/sys/kernel/mm/swap/vma_ra_enabled")),
+            "cannot be mapped: No such",
+        ),
     ]
     for check, words in checks:
         with pytest.raises(CannotRunError, match=words) as caught:
