@@ -44,7 +44,8 @@ class Mapping(mmap.mmap):
     :param file: path, open file object, file descriptor, or ``None`` for anonymous memory, which the
         children share. A file object or descriptor may be closed afterwards
     :param mode: ``"r"``: read, ``"r+"``: read and write. Readers and writers of one file have different
-        tables, so that nobody gains a right through a table
+        tables, so that nobody gains a right through a table; so have ``"r"`` mappings of a file that is open
+        for writing
     :param offset: bytes, where in the file the mapping begins; a multiple of the granule
     :param length: bytes, default: to the end of the file; at the kernel it is rounded up to whole granules
     :param page_tables: ``"shared"``: or else an error; ``"auto"``: shared if the kernel can for this file,
