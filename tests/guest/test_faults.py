@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: MIT
+"""Faults and tables: what a guest pays, and what it gets when an access cannot be had."""
+
+import os
+import signal
+from pathlib import Path
+
+import calls
+import pytest
+from agents import Agents
+from calls import GIB, GRANULE, MAP_FIXED, PAGE, RW, SHARED_PT, R
+from held import sharing
+
+from ptshare import counters
+
+
+def test_a_warm_gib_costs_two_faults_and_four_tables() -> None:
+    with calls.memfd(GIB) as fd, Agents(2) as agents:
+        at = [agents.do(n, "mmap", GIB, RW, SHARED_PT, fd) for n in range(2)]
+        assert all(address % GIB == 0 for address in at)
+        agents.do(0, "touch", at[0], GIB)
+        before = agents.own_pages(1)
+        assert agents.faults(1, "touch", at[1], GIB) <= 2
+        assert agents.own_pages(1) - before <= 4
+        assert agents.call("shared_kib") == [GIB // 1024] * 2
+        agents.all_do("munmap", at[0], GIB) if at[0] == at[1] else None
+
+
+@pytest.mark.parametrize(("shift", "offset"), [(GRANULE, 0), (0, GRANULE)], ids=["address", "offset"])
+def test_a_granule_costs_one_fault_where_a_gib_cannot_be_linked(shift: int, offset: int) -> None:
+    with calls.memfd(GIB + GRANULE) as fd, Agents(2) as agents:
+        area = calls.free_area(GIB + GRANULE) + shift
+        for n in range(2):
+            agents.do(n, "mmap", GIB, RW, SHARED_PT | MAP_FIXED, fd, offset, area)
+        agents.do(0, "touch", area, GIB)
+        before = agents.own_pages(1)
+        assert agents.faults(1, "touch", area, GIB) <= 512
+        # PMD tables of its own, and no table of PTEs.
+        assert agents.own_pages(1) - before <= 4
+
+
+def test_the_gib_link_follows_what_the_vma_becomes() -> None:
+    """Unmapping a part of a linked GiB leaves the rest right; links of 2 MiB take its place."""
+    with calls.memfd(GIB) as fd, Agents(1) as agents:
+        at = agents.do(0, "mmap", GIB, RW, SHARED_PT, fd)
+        agents.do(0, "store", at, 4 * GRANULE, 5)
+        assert agents.call("shared_kib") == [GIB // 1024]
+        agents.do(0, "munmap", at + GRANULE, GRANULE)
+        assert agents.call("shared_kib") == [0]
+        assert agents.do(0, "peek", at) == 5
+        assert agents.do(0, "peek", at + 2 * GRANULE) == 5
+        assert agents.do(0, "peek", at + GRANULE) is None
+        assert agents.call("shared_kib") == [2 * GRANULE // 1024]
+        # An ordinary mapping in the hole has tables of its own, and does not show in the file.
+        agents.do(
+            0, "mmap", GRANULE, RW, calls.MAP_PRIVATE | calls.MAP_ANONYMOUS | MAP_FIXED, -1, 0, at + GRANULE
+        )
+        agents.do(0, "store", at + GRANULE, GRANULE, 6)
+        assert os.pread(fd, 1, GRANULE) == b"\5"
+
+
+def test_a_table_made_later_needs_no_further_link() -> None:
+    with calls.memfd(GIB) as fd, Agents(2) as agents:
+        at = [agents.do(n, "mmap", GIB, RW, SHARED_PT, fd) for n in range(2)]
+        for n in range(2):
+            agents.do(n, "peek", at[n])
+        agents.do(0, "touch", at[0] + 100 * GRANULE, GRANULE)
+        assert agents.faults(1, "touch", at[1] + 100 * GRANULE, GRANULE) == 0
+
+
+def test_sparse_windows_cost_what_they_touch() -> None:
+    with calls.memfd(64 * GIB) as fd, calls.mapped(64 * GIB, RW, SHARED_PT, fd) as at:
+        before = sharing().tables
+        for gib in range(0, 64, 16):
+            assert calls.poke(at + gib * GIB + 5 * GRANULE, 1)
+        # For each a table of PTEs and a PMD table.
+        assert sharing().tables - before == 8 + (1 if before == 0 else 0) or sharing().tables - before == 9
+
+
+def signal_of(action: object, *arguments: object) -> int:
+    """The signal that ends a process which does this, 0 if none does."""
+    assert callable(action)
+    pid = os.fork()
+    if pid == 0:
+        for number in (signal.SIGSEGV, signal.SIGBUS):
+            signal.signal(number, signal.SIG_DFL)
+        action(*arguments)
+        os._exit(0)
+    return max(0, -os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+
+def test_past_the_end_of_the_file(directory: Path) -> None:
+    path = directory / "file"
+    path.write_bytes(bytes(GRANULE + PAGE + 1))
+    fd = os.open(path, os.O_RDWR)
+    try:
+        with calls.mapped(2 * GRANULE, RW, SHARED_PT, fd) as at:
+            assert signal_of(calls.touch, at, GRANULE + 2 * PAGE) == 0
+            assert signal_of(calls.touch, at + GRANULE + 2 * PAGE, PAGE) == signal.SIGBUS
+            assert signal_of(calls.store, at + GRANULE + 2 * PAGE, PAGE) == signal.SIGBUS
+            # The others go on, and see the file grow.
+            assert calls.peek(at) == 0
+            os.ftruncate(fd, 2 * GRANULE)
+            assert signal_of(calls.touch, at, 2 * GRANULE) == 0
+    finally:
+        os.close(fd)
+
+
+def test_truncation_takes_the_pages_from_everyone() -> None:
+    with calls.memfd(2 * GRANULE) as fd, Agents(3) as agents:
+        at = [agents.do(n, "mmap", 2 * GRANULE, RW, SHARED_PT, fd) for n in range(3)]
+        for n in range(3):
+            agents.do(n, "store", at[n], 2 * GRANULE, n + 1)
+        os.ftruncate(fd, GRANULE)
+        for n in range(3):
+            assert agents.do(n, "peek", at[n] + GRANULE) is None
+            assert agents.do(n, "peek", at[n]) == 3
+        os.ftruncate(fd, 2 * GRANULE)
+        for n in range(3):
+            assert agents.do(n, "peek", at[n] + GRANULE) == 0
+
+
+def test_a_hole_is_punched_for_everyone() -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    with calls.memfd(GRANULE) as fd, Agents(2) as agents:
+        at = [agents.do(n, "mmap", GRANULE, RW, SHARED_PT, fd) for n in range(2)]
+        for n in range(2):
+            agents.do(n, "store", at[n], GRANULE, 9)
+        keep_size, punch_hole = 1, 2
+        call = libc.fallocate(fd, keep_size | punch_hole, ctypes.c_long(4 * PAGE), ctypes.c_long(4 * PAGE))
+        assert call == 0
+        for n in range(2):
+            assert [agents.do(n, "peek", at[n] + page * PAGE) for page in (3, 4, 7, 8)] == [9, 0, 0, 9]
+
+
+def test_segmentation_faults(tmpfs: Path) -> None:
+    path = tmpfs / "file"
+    path.write_bytes(bytes(GRANULE))
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        with calls.mapped(GRANULE, R, SHARED_PT, fd) as at:
+            calls.touch(at, GRANULE)
+            assert signal_of(calls.store, at, PAGE) == signal.SIGSEGV
+            assert not calls.poke(at, 1)
+            # Not only the first time.
+            assert signal_of(calls.store, at, PAGE) == signal.SIGSEGV
+            assert calls.peek(at) == 0
+    finally:
+        os.close(fd)
+
+
+def test_the_code_of_a_segmentation_fault_is_that_of_an_access() -> None:
+    """SEGV_ACCERR, as on an ordinary mapping, and not SEGV_MAPERR."""
+    for flags in (calls.MAP_SHARED, SHARED_PT):
+        with calls.memfd(GRANULE) as fd, calls.mapped(GRANULE, RW, flags, fd) as at:
+            calls.store(at, GRANULE)
+            calls.mprotect(at, GRANULE, R)
+            assert calls.si_code_of_store(at) == 2
+
+
+def test_dont_need_drops_the_callers_links_alone() -> None:
+    with calls.memfd(4 * GRANULE) as fd, Agents(2) as agents:
+        at = [agents.do(n, "mmap", 4 * GRANULE, RW, SHARED_PT, fd) for n in range(2)]
+        for n in range(2):
+            agents.do(n, "store", at[n], 4 * GRANULE, 7)
+        # Two whole granules and parts of two others.
+        agents.do(0, "madvise", at[0] + PAGE, 4 * GRANULE - 2 * PAGE, 4)
+        assert agents.call("shared_kib") == [2 * GRANULE // 1024, 4 * GRANULE // 1024]
+        assert agents.faults(1, "touch", at[1], 4 * GRANULE) == 0
+        assert agents.faults(0, "touch", at[0], 4 * GRANULE) <= 2
+        assert agents.do(0, "peek", at[0] + 2 * GRANULE) == 7
+
+
+def test_writes_reach_the_disk(ext4: Path) -> None:
+    """Write, fsync, write again through another process: the second write is found dirty too."""
+    path = ext4 / "file"
+    path.write_bytes(bytes(GRANULE))
+    fd = os.open(path, os.O_RDWR)
+    try:
+        with Agents(2) as agents:
+            at = [agents.do(n, "mmap", GRANULE, RW, SHARED_PT, fd) for n in range(2)]
+            for n in range(2):
+                agents.do(n, "touch", at[n], GRANULE)
+            for number, n in ((1, 0), (2, 1), (3, 0)):
+                agents.do(n, "store", at[n], GRANULE, number)
+                os.fsync(fd)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+    assert set(path.read_bytes()[::PAGE]) == {3}
+
+
+def test_the_faulting_process_is_charged() -> None:
+    """Pages that a guest makes count for its memory cgroup, though the tables' mm has no owner."""
+    group = Path("/sys/fs/cgroup/ptshare-charge")
+    group.mkdir()
+    try:
+        with calls.memfd(4 * GRANULE) as fd, Agents(1) as agents:
+            (group / "cgroup.procs").write_text(str(agents.pid(0)))
+            at = agents.do(0, "mmap", 4 * GRANULE, RW, SHARED_PT, fd)
+            before = int((group / "memory.current").read_text())
+            agents.do(0, "store", at, 4 * GRANULE)
+            assert int((group / "memory.current").read_text()) - before >= 4 * GRANULE
+    finally:
+        group.rmdir()
+
+
+def test_faults_are_counted_once() -> None:
+    with calls.memfd(GRANULE) as fd:
+        for flags in (calls.MAP_SHARED, SHARED_PT):
+            with calls.mapped(GRANULE, RW, flags, fd) as at:
+                before = counters.minor_faults()
+                assert calls.poke(at, 1)
+                assert counters.minor_faults() - before <= 1
