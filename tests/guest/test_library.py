@@ -7,8 +7,6 @@ import errno
 import gc
 import mmap
 import os
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +19,6 @@ from ptshare.demo.crew import Crew
 
 GRANULE = 2 << 20
 PAGE = mmap.PAGESIZE
-#: Seconds until counters must be where they were.
-SETTLE = 3.0
 
 
 class User:
@@ -95,23 +91,12 @@ def writable(mapping: mmap.mmap, at: int) -> bool:
 
 
 def sharing() -> SharingCounters:
+    """What the kernel holds for sharing now. The fixture ``idle`` has it as it was before the test, and
+    checks that it is so again afterwards.
+    """
     now = counters.sharing_counters()
     assert now is not None
     return now
-
-
-@pytest.fixture(autouse=True)
-def all_is_given_back() -> Iterator[SharingCounters]:
-    """What the kernel holds for sharing is after each test what it was before; the test gets what it was."""
-    before = sharing()
-    descriptors = os.listdir("/proc/self/fd")
-    yield before
-    gc.collect()
-    assert os.listdir("/proc/self/fd") == descriptors
-    deadline = time.monotonic() + SETTLE
-    while sharing() != before and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert sharing() == before
 
 
 @pytest.fixture
@@ -186,8 +171,7 @@ def test_tables_and_faults_of_a_further_process(file: Path) -> None:
             assert kib >= 4 * GRANULE // 1024
 
 
-def test_one_domain_for_all_and_another_for_writers(all_is_given_back: SharingCounters, file: Path) -> None:
-    idle = all_is_given_back
+def test_one_domain_for_all_and_another_for_writers(idle: SharingCounters, file: Path) -> None:
     with Crew(4, lambda: User(file)) as crew:
         crew.call("map", "r", members=[0, 1])
         assert (sharing().domains, sharing().guests) == (idle.domains + 1, idle.guests + 2)
@@ -210,23 +194,23 @@ def test_the_tables_of_overlapping_windows_exist_once(file: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 5000, GRANULE - 1, GRANULE, GRANULE + 1, 4 * GRANULE + 5000])
-def test_a_file_of_any_size(tmp_path: Path, all_is_given_back: SharingCounters, size: int) -> None:
+def test_a_file_of_any_size(tmp_path: Path, idle: SharingCounters, size: int) -> None:
     path = tmp_path / "data"
     path.write_bytes(os.urandom(size))
     with ptshare.Mapping(path, "r+") as mapping:
         assert mapping.page_tables == "shared"
         assert mapping.address % GRANULE == 0
-        assert sharing().guests == all_is_given_back.guests + 1
+        assert sharing().guests == idle.guests + 1
         assert len(mapping) == memoryview(mapping).nbytes == size
         assert mapping[:] == path.read_bytes()
         mapping[size - 1] ^= 0xFF
         mapping.flush()
         assert path.read_bytes()[-1] == mapping[size - 1]
-    assert sharing().guests == all_is_given_back.guests
+    assert sharing().guests == idle.guests
 
 
 @pytest.mark.parametrize("size", [GRANULE, GRANULE + 5000])
-def test_views_keep_it_attached(tmp_path: Path, all_is_given_back: SharingCounters, size: int) -> None:
+def test_views_keep_it_attached(tmp_path: Path, idle: SharingCounters, size: int) -> None:
     path = tmp_path / "data"
     path.write_bytes(bytes(size))
     mapping = ptshare.Mapping(path)
@@ -234,21 +218,21 @@ def test_views_keep_it_attached(tmp_path: Path, all_is_given_back: SharingCounte
     with pytest.raises(BufferError):
         mapping.close()
     assert array.sum() == 0
-    assert sharing().guests == all_is_given_back.guests + 1
+    assert sharing().guests == idle.guests + 1
     del array
     mapping.close()
-    assert sharing().guests == all_is_given_back.guests
+    assert sharing().guests == idle.guests
 
 
 @pytest.mark.parametrize("size", [GRANULE, GRANULE + 5000])
-def test_a_forgotten_mapping_detaches(tmp_path: Path, all_is_given_back: SharingCounters, size: int) -> None:
+def test_a_forgotten_mapping_detaches(tmp_path: Path, idle: SharingCounters, size: int) -> None:
     path = tmp_path / "data"
     path.write_bytes(bytes(size))
     mapping = ptshare.Mapping(path)
-    assert sharing().guests == all_is_given_back.guests + 1
+    assert sharing().guests == idle.guests + 1
     del mapping
     gc.collect()
-    assert sharing().guests == all_is_given_back.guests
+    assert sharing().guests == idle.guests
 
 
 def test_protect_is_for_every_process(file: Path) -> None:
@@ -284,25 +268,25 @@ def test_a_reader_gains_and_changes_nothing(file: Path) -> None:
         assert crew.call("writable", 0, members=[0]) == [True]
 
 
-def test_fork_attaches_the_child(file: Path, all_is_given_back: SharingCounters) -> None:
+def test_fork_attaches_the_child(file: Path, idle: SharingCounters) -> None:
     with ptshare.Mapping(file, "r+") as mapping:
         mapping[::PAGE]
         with Crew(2, lambda: User(file, mapping)) as crew:
-            assert sharing().guests == all_is_given_back.guests + 3
+            assert sharing().guests == idle.guests + 3
             assert crew.call("faults_of", 0, 1) == [1, 1]
             assert crew.call("present", 300) == [True, True]
             crew.call("close", members=[0])
-            assert sharing().guests == all_is_given_back.guests + 2
+            assert sharing().guests == idle.guests + 2
             assert crew.call("faults_of", 0, 512, members=[1]) == [0]
-        assert sharing().guests == all_is_given_back.guests + 1
+        assert sharing().guests == idle.guests + 1
         assert mapping[:] == file.read_bytes()
 
 
 @pytest.mark.parametrize("length", [5000, GRANULE, 3 * GRANULE + 1])
-def test_anonymous_memory(all_is_given_back: SharingCounters, length: int) -> None:
+def test_anonymous_memory(idle: SharingCounters, length: int) -> None:
     with ptshare.Mapping(None, "r+", length=length) as mapping:
         assert (mapping.page_tables, len(mapping)) == ("shared", length)
-        assert sharing().domains == all_is_given_back.domains + 1
+        assert sharing().domains == idle.domains + 1
         pid = os.fork()
         if pid == 0:
             mapping[length - 1] = 42
@@ -311,16 +295,12 @@ def test_anonymous_memory(all_is_given_back: SharingCounters, length: int) -> No
         assert mapping[length - 1] == 42
 
 
-def test_killed_processes_leave_nothing(file: Path, all_is_given_back: SharingCounters) -> None:
-    for _ in range(20):
+def test_killed_processes_leave_nothing(file: Path, idle: SharingCounters) -> None:
+    for _ in range(20):  # then the fixture finds the counters at what they were
         with Crew(4, lambda: User(file)) as crew:
             crew.call("map", "r+")
             crew.call("faults_of", 0, 512, members=[0, 1])
             crew.kill(crew.members)
-    deadline = time.monotonic() + SETTLE
-    while sharing() != all_is_given_back and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert sharing() == all_is_given_back
 
 
 @pytest.mark.parametrize(
@@ -335,18 +315,18 @@ def test_killed_processes_leave_nothing(file: Path, all_is_given_back: SharingCo
     ],
 )
 def test_bad_windows_attach_nothing(
-    file: Path, all_is_given_back: SharingCounters, arguments: dict[str, int], error: type[Exception]
+    file: Path, idle: SharingCounters, arguments: dict[str, int], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
         ptshare.Mapping(file, offset=arguments.get("offset", 0), length=arguments.get("length"))
-    assert sharing() == all_is_given_back
+    assert sharing() == idle
 
 
-def test_a_descriptor_for_reading_is_not_written(file: Path, all_is_given_back: SharingCounters) -> None:
+def test_a_descriptor_for_reading_is_not_written(file: Path, idle: SharingCounters) -> None:
     for length in (GRANULE, 5000):
         with file.open("rb") as opened, pytest.raises(PermissionError):
             ptshare.Mapping(opened, "r+", length=length)
-    assert sharing() == all_is_given_back
+    assert sharing() == idle
 
 
 def test_files_that_the_kernel_does_not_share(tmp_path: Path) -> None:
