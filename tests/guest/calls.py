@@ -101,7 +101,7 @@ def pkey_free(pkey: int) -> None:
 
 
 def peek(addr: int) -> int | None:
-    """The byte at ``addr``; ``None`` if it cannot be read. A system call reads it, so that no signal comes."""
+    """The byte at ``addr``, ``None`` if it cannot be read. A system call reads it, so no signal comes."""
     reader, writer = os.pipe()
     try:
         if _libc.write(writer, _size(addr), _size(1)) == 1:

@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Page tables shared between processes.
+ *
+ * mmap(..., MAP_SHARED | MAP_SHARED_PT, fd, off) makes a guest: a VMA that is
+ * a window on a file and has no page tables of its own. The tables belong to a
+ * host mm in which no task runs, one for each (file, access class). The host
+ * maps the file once, at the address PTSHARE_BASE + file offset, and it alone
+ * stands in the file's i_mmap tree, so rmap, reclaim, truncation and writeback
+ * see one mapping whatever the number of processes.
+ *
+ * A guest's PMD entry, or PUD entry for a whole aligned PUD_SIZE, links to a
+ * table of the host. Tables of a host are freed only when its domain dies,
+ * after the last guest was closed. Whoever holds a lock that keeps a guest VMA
+ * alive may therefore walk its links.
+ *
+ * Lock order:
+ *
+ *   mmap_lock of the guest's mm, or the guest's VMA lock
+ *     ptshare_lock
+ *       mmap_lock of the host mm
+ *         i_mmap_rwsem of the file
+ *           ptshare_domain.lock
+ *
+ * Documentation/mm/ptshare.rst tells the whole.
+ */
+
+#include <linux/file.h>
+#include <linux/hashtable.h>
+#include <linux/ptshare.h>
+#include <linux/sched/mm.h>
+#include <linux/shmem_fs.h>
+
+#include <asm/tlbflush.h>
+
+#include "../internal.h"
+#include "../vma.h"
+#include "ptshare.h"
+
+static DEFINE_MUTEX(ptshare_lock);
+static DEFINE_HASHTABLE(ptshare_domains, 8);
+static unsigned long ptshare_nr_domains;	/* under ptshare_lock */
+static atomic_long_t ptshare_nr_guests = ATOMIC_LONG_INIT(0);
+
+static struct lock_class_key ptshare_host_mmap_lock_key;
+
+/*
+ * No CPU runs in the host mm, so the flush of the host mm itself reaches none.
+ * This is called from the same place, and before pages are freed.
+ */
+static void ptshare_flush(struct mmu_notifier *mn, struct mm_struct *host,
+			  unsigned long start, unsigned long end)
+{
+	flush_tlb_all();
+}
+
+static void ptshare_free_notifier(struct mmu_notifier *mn)
+{
+	kfree(container_of(mn, struct ptshare_domain, mn));
+}
+
+static const struct mmu_notifier_ops ptshare_notifier_ops = {
+	.arch_invalidate_secondary_tlbs	= ptshare_flush,
+	.free_notifier			= ptshare_free_notifier,
+};
+
+/*
+ * The host's one mapping of the file, from offset 0 on. It continues what
+ * ->mmap() set up in the guest.
+ */
+static int ptshare_map_file(struct mm_struct *host, struct vm_area_struct *guest)
+{
+	struct vm_area_struct *vma;
+	int error;
+
+	mmap_assert_write_locked(host);
+
+	vma = vm_area_alloc(host);
+	if (!vma)
+		return -ENOMEM;
+	vma_set_range(vma, PTSHARE_BASE, PTSHARE_LIMIT, 0);
+	/*
+	 * VM_NOHUGEPAGE: links cannot stand for a huge PMD, and khugepaged must
+	 * not take a table away. VM_SOFTDIRTY: nobody tracks soft-dirty here.
+	 */
+	vm_flags_init(vma, (guest->vm_flags & (PTSHARE_CLASS | VM_SHARED |
+					       VM_MAYSHARE | VM_NORESERVE)) |
+			   VM_NOHUGEPAGE | VM_DONTEXPAND | VM_SOFTDIRTY);
+	vma->vm_ops = guest->vm_ops;
+	vma->vm_file = get_file(guest->vm_file);
+	if (vma->vm_ops->open)
+		vma->vm_ops->open(vma);
+	vma_set_page_prot(vma);
+
+	error = vma_link(host, vma);
+	if (error)
+		remove_vma(vma, /* unreachable = */ true);
+	return error;
+}
+
+/* The tables go at once; the domain itself when no flush can be looking at it. */
+static void ptshare_free_domain(struct ptshare_domain *domain)
+{
+	struct mm_struct *host = domain->host;
+
+	mmu_notifier_put(&domain->mn);
+	mmput(host);
+}
+
+static struct mm_struct *ptshare_alloc_host(void)
+{
+	struct mm_struct *host = mm_alloc();
+
+	if (!host)
+		return NULL;
+	lockdep_set_class(&host->mmap_lock, &ptshare_host_mmap_lock_key);
+	host->ptshare_host = true;
+#ifdef CONFIG_MEMCG
+	/* Nobody's: what is charged goes to whoever faults. */
+	host->owner = NULL;
+#endif
+	return host;
+}
+
+static struct ptshare_domain *ptshare_alloc_domain(struct vm_area_struct *guest)
+{
+	struct ptshare_domain *domain;
+	int error;
+
+	domain = kzalloc(sizeof(*domain), GFP_KERNEL_ACCOUNT);
+	if (!domain)
+		return ERR_PTR(-ENOMEM);
+	domain->host = ptshare_alloc_host();
+	if (!domain->host) {
+		kfree(domain);
+		return ERR_PTR(-ENOMEM);
+	}
+	domain->mapping = guest->vm_file->f_mapping;
+	domain->class = guest->vm_flags & PTSHARE_CLASS;
+	domain->file = guest->vm_file;
+	domain->mn.ops = &ptshare_notifier_ops;
+	refcount_set(&domain->guests_ref, 1);
+	spin_lock_init(&domain->lock);
+	INIT_LIST_HEAD(&domain->guests);
+
+	mmap_write_lock(domain->host);
+	error = __mmu_notifier_register(&domain->mn, domain->host);
+	if (error) {
+		mmap_write_unlock(domain->host);
+		mmput(domain->host);
+		kfree(domain);
+		return ERR_PTR(error);
+	}
+	error = ptshare_map_file(domain->host, guest);
+	mmap_write_unlock(domain->host);
+	if (error) {
+		ptshare_free_domain(domain);
+		return ERR_PTR(error);
+	}
+	return domain;
+}
+
+static struct ptshare_domain *ptshare_get_domain(struct vm_area_struct *guest)
+{
+	struct address_space *mapping = guest->vm_file->f_mapping;
+	vm_flags_t class = guest->vm_flags & PTSHARE_CLASS;
+	struct ptshare_domain *domain;
+
+	mutex_lock(&ptshare_lock);
+	hash_for_each_possible(ptshare_domains, domain, node,
+			       (unsigned long)mapping) {
+		if (domain->mapping == mapping && domain->class == class) {
+			refcount_inc(&domain->guests_ref);
+			goto unlock;
+		}
+	}
+	domain = ptshare_alloc_domain(guest);
+	if (!IS_ERR(domain)) {
+		hash_add(ptshare_domains, &domain->node, (unsigned long)mapping);
+		ptshare_nr_domains++;
+	}
+unlock:
+	mutex_unlock(&ptshare_lock);
+	return domain;
+}
+
+static void ptshare_put_domain(struct ptshare_domain *domain)
+{
+	if (!refcount_dec_and_mutex_lock(&domain->guests_ref, &ptshare_lock))
+		return;
+	hash_del(&domain->node);
+	ptshare_nr_domains--;
+	mutex_unlock(&ptshare_lock);
+
+	ptshare_free_domain(domain);
+}
+
+static void ptshare_add_guest(struct ptshare_domain *domain,
+			      struct vm_area_struct *vma)
+{
+	spin_lock(&domain->lock);
+	list_add_tail(&vma->ptshare_node, &domain->guests);
+	spin_unlock(&domain->lock);
+	atomic_long_inc(&ptshare_nr_guests);
+}
+
+/*
+ * The guest whose open file the host borrowed is gone. Borrow from another
+ * one, so that a mount, a lock on the open file and whatever else hangs on it
+ * are held no longer than an ordinary mapping would.
+ */
+static void ptshare_borrow_file(struct ptshare_domain *domain)
+{
+	struct vm_area_struct *guest, *vma;
+	struct file *old, *file = NULL;
+	unsigned long nr_refs = 0;
+	VMA_ITERATOR(vmi, domain->host, 0);
+
+	mmap_write_lock(domain->host);
+	/* rmap looks at a VMA's file under i_mmap_rwsem alone. */
+	i_mmap_lock_write(domain->mapping);
+
+	spin_lock(&domain->lock);
+	old = domain->file;
+	guest = list_first_entry_or_null(&domain->guests, struct vm_area_struct,
+					 ptshare_node);
+	/* Without guests the domain is about to die, and with it the loan. */
+	if (guest && guest->vm_file != old) {
+		file = get_file(guest->vm_file);
+		domain->file = file;
+	}
+	spin_unlock(&domain->lock);
+
+	if (file) {
+		for_each_vma(vmi, vma) {
+			vma->vm_file = get_file(file);
+			nr_refs++;
+		}
+		fput(file);
+	}
+	i_mmap_unlock_write(domain->mapping);
+	mmap_write_unlock(domain->host);
+
+	while (nr_refs--)
+		fput(old);
+}
+
+/* fork, or a split or move of a guest. */
+static void ptshare_guest_open(struct vm_area_struct *vma)
+{
+	struct ptshare_domain *domain = vma_ptshare_domain(vma);
+
+	refcount_inc(&domain->guests_ref);
+	ptshare_add_guest(domain, vma);
+}
+
+/* The links are gone and flushed: mm does both before it closes a VMA. */
+static void ptshare_guest_close(struct vm_area_struct *vma)
+{
+	struct ptshare_domain *domain = vma_ptshare_domain(vma);
+	struct vm_area_struct *first;
+	bool borrow;
+
+	spin_lock(&domain->lock);
+	list_del(&vma->ptshare_node);
+	first = list_first_entry_or_null(&domain->guests, struct vm_area_struct,
+					 ptshare_node);
+	borrow = first && vma->vm_file == domain->file &&
+		 first->vm_file != domain->file;
+	spin_unlock(&domain->lock);
+	atomic_long_dec(&ptshare_nr_guests);
+
+	if (borrow)
+		ptshare_borrow_file(domain);
+	ptshare_put_domain(domain);
+}
+
+static int ptshare_guest_may_split(struct vm_area_struct *vma, unsigned long addr)
+{
+	return IS_ALIGNED(addr, PMD_SIZE) ? 0 : -EINVAL;
+}
+
+/* handle_mm_fault() goes to ptshare_fault(), nothing comes here. */
+static vm_fault_t ptshare_guest_fault(struct vm_fault *vmf)
+{
+	WARN_ON_ONCE(1);
+	return VM_FAULT_SIGBUS;
+}
+
+static const struct vm_operations_struct ptshare_guest_ops = {
+	.open		= ptshare_guest_open,
+	.close		= ptshare_guest_close,
+	.may_split	= ptshare_guest_may_split,
+	.fault		= ptshare_guest_fault,
+};
+
+/* Files whose pages live in the page cache, in PAGE_SIZE pieces if need be. */
+bool ptshare_mapping_ok(struct address_space *mapping)
+{
+	struct inode *inode = mapping->host;
+
+	return S_ISREG(inode->i_mode) && !IS_DAX(inode) &&
+	       (shmem_mapping(mapping) || mapping->a_ops->read_folio);
+}
+
+/**
+ * ptshare_attach - make a guest of a new VMA
+ * @vma: a VMA with VM_SHARED_PT after its file's ->mmap(), not yet in the tree;
+ *       its mm's mmap_lock is held for writing
+ *
+ * Return: 0; -EOPNOTSUPP for memory that is not page cache; -ENOMEM. On error
+ * the VMA is as it was.
+ */
+int ptshare_attach(struct vm_area_struct *vma)
+{
+	const struct vm_operations_struct *vm_ops = vma->vm_ops;
+	struct ptshare_domain *domain;
+
+	if (vma->vm_flags & (VM_IO | VM_PFNMAP | VM_MIXEDMAP | VM_HUGETLB))
+		return -EOPNOTSUPP;
+	if (!vm_ops || !vm_ops->fault || vma->vm_private_data ||
+	    !ptshare_mapping_ok(vma->vm_file->f_mapping))
+		return -EOPNOTSUPP;
+
+	domain = ptshare_get_domain(vma);
+	if (IS_ERR(domain))
+		return PTR_ERR(domain);
+
+	/* What ->mmap() opened for this VMA stands open in the host's by now. */
+	if (vm_ops->close)
+		vm_ops->close(vma);
+	vma->vm_ops = &ptshare_guest_ops;
+	vma->vm_private_data = domain;
+	/*
+	 * Whatever the class may ever be allowed passes the checks of the
+	 * guest's own flags, and meets the host's in ptshare_fault().
+	 */
+	vm_flags_set(vma, (domain->class & PTSHARE_MAY) >> 4);
+	ptshare_add_guest(domain, vma);
+	return 0;
+}
+
+/* For sysfs: what is held at this moment, by all domains together. */
+void ptshare_count(struct ptshare_counts *counts)
+{
+	struct ptshare_domain *domain;
+	unsigned long bytes = 0;
+	int bucket;
+
+	mutex_lock(&ptshare_lock);
+	counts->domains = ptshare_nr_domains;
+	counts->guests = atomic_long_read(&ptshare_nr_guests);
+	hash_for_each(ptshare_domains, bucket, domain, node)
+		bytes += mm_pgtables_bytes(domain->host);
+	mutex_unlock(&ptshare_lock);
+	counts->tables = bytes >> PAGE_SHIFT;
+}

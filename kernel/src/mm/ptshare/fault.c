@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Guests of shared page tables: links made by faults and dropped by unmapping.
+ *
+ * Tables of a host are freed only when its domain dies, after the last guest
+ * was closed. Whoever holds a lock that keeps a guest VMA alive may therefore
+ * walk the host's upper levels without a lock.
+ */
+
+#include <linux/ptshare.h>
+#include <linux/sched/signal.h>
+
+#include <asm/pgalloc.h>
+#include <asm/tlb.h>
+
+#include "../internal.h"
+#include "ptshare.h"
+
+/*
+ * A host address lies in a VMA of the host: the host's VMAs cover all of
+ * [PTSHARE_BASE, PTSHARE_LIMIT) for the domain's whole life, mprotect only
+ * splits and merges them.
+ */
+static struct vm_area_struct *ptshare_host_vma(struct mm_struct *host,
+					       unsigned long haddr)
+{
+	mmap_assert_locked(host);
+	return vma_lookup(host, haddr);
+}
+
+static bool ptshare_access_ok(vm_flags_t vm_flags, unsigned int fault_flags)
+{
+	if (fault_flags & FAULT_FLAG_WRITE)
+		return vm_flags & VM_WRITE;
+	if (fault_flags & FAULT_FLAG_INSTRUCTION)
+		return vm_flags & VM_EXEC;
+	return vm_flags & VM_ACCESS_FLAGS;
+}
+
+/*
+ * The host's PUD entry for @haddr, NULL where the host has no PUD table. Needs
+ * no lock: see the head of this file.
+ */
+static pud_t *ptshare_host_pud(struct mm_struct *host, unsigned long haddr)
+{
+	pgd_t *pgd = pgd_offset(host, haddr);
+	p4d_t *p4d;
+
+	if (!pgd_present(READ_ONCE(*pgd)))
+		return NULL;
+	p4d = p4d_offset(pgd, haddr);
+	if (!p4d_present(READ_ONCE(*p4d)))
+		return NULL;
+	return pud_offset(p4d, haddr);
+}
+
+/* The value of the host's PMD entry for @haddr; none where there is no table. */
+static pmd_t ptshare_host_pmdval(struct mm_struct *host, unsigned long haddr)
+{
+	pud_t *pud = ptshare_host_pud(host, haddr);
+
+	if (!pud || !pud_present(READ_ONCE(*pud)))
+		return __pmd(0);
+	return pmdp_get_lockless(pmd_offset(pud, haddr));
+}
+
+/*
+ * Does the PTE that stands in the host's tables allow the access? If so, all
+ * that a fault has to do is to link.
+ */
+bool ptshare_pte_permits(struct mm_struct *host, unsigned long haddr,
+			 unsigned int fault_flags)
+{
+	pmd_t pmd = ptshare_host_pmdval(host, haddr);
+	pte_t pte;
+
+	if (!pmd_present(pmd))
+		return false;
+	pte = ptep_get_lockless(pte_offset_kernel(&pmd, haddr));
+	if (!pte_access_permitted(pte, fault_flags & FAULT_FLAG_WRITE))
+		return false;
+	return !(fault_flags & FAULT_FLAG_INSTRUCTION) || pte_exec(pte);
+}
+
+/*
+ * A PUD entry inside a guest VMA points either at a PMD table of the process's
+ * own, or at one of the host's. The share count tells: it is raised by links
+ * alone, before they are made and until after they are gone.
+ */
+static bool ptshare_pud_is_link(pud_t pud)
+{
+	return ptdesc_pmd_pts_count(virt_to_ptdesc(pud_pgtable(pud)));
+}
+
+/* May the guest link the whole PMD table around @addr, and not table by table? */
+static bool ptshare_may_link_pud(const struct vm_area_struct *vma,
+				 unsigned long addr, unsigned long haddr)
+{
+	unsigned long base = addr & PUD_MASK;
+
+	return !((addr ^ haddr) & ~PUD_MASK) && base >= vma->vm_start &&
+	       base + PUD_SIZE <= vma->vm_end;
+}
+
+/*
+ * Make the guest's entry for @addr point at the host's table. Nothing is done
+ * where the host has no table yet, or where the link stands already.
+ *
+ * Nothing need be flushed: entries go from none to present only.
+ */
+static vm_fault_t ptshare_link(struct vm_area_struct *vma, unsigned long addr,
+			       unsigned long haddr)
+{
+	struct ptshare_domain *domain = vma_ptshare_domain(vma);
+	pmd_t host_pmd = ptshare_host_pmdval(domain->host, haddr);
+	struct mm_struct *mm = vma->vm_mm;
+	struct ptdesc *table;
+	spinlock_t *ptl;
+	p4d_t *p4d;
+	pud_t *pud;
+	pmd_t *pmd;
+
+	if (!pmd_present(host_pmd))
+		return 0;
+
+	p4d = p4d_alloc(mm, pgd_offset(mm, addr), addr);
+	if (!p4d)
+		return VM_FAULT_OOM;
+	pud = pud_alloc(mm, p4d, addr);
+	if (!pud)
+		return VM_FAULT_OOM;
+
+	if (pud_none(READ_ONCE(*pud)) && ptshare_may_link_pud(vma, addr, haddr)) {
+		pmd = pud_pgtable(READ_ONCE(*ptshare_host_pud(domain->host, haddr)));
+		table = virt_to_ptdesc(pmd);
+
+		ptl = pud_lock(mm, pud);
+		if (pud_none(*pud)) {
+			ptdesc_pmd_pts_inc(table);
+			pud_populate(mm, pud, pmd);
+			atomic_long_add(PTRS_PER_PMD, &mm->ptshare_granules);
+		}
+		spin_unlock(ptl);
+	}
+
+	/*
+	 * A PUD link can stand here although the VMA is no longer allowed one:
+	 * madvise may have split the VMA since. It maps the same, keep it.
+	 */
+	pmd = pmd_alloc(mm, pud, addr);
+	if (!pmd)
+		return VM_FAULT_OOM;
+	if (ptshare_pud_is_link(READ_ONCE(*pud)))
+		return 0;
+
+	table = page_ptdesc(pmd_pgtable(host_pmd));
+	ptl = pmd_lock(mm, pmd);
+	if (pmd_none(*pmd)) {
+		ptdesc_pmd_pts_inc(table);
+		pmd_populate(mm, pmd, pmd_pgtable(host_pmd));
+		atomic_long_inc(&mm->ptshare_granules);
+	}
+	spin_unlock(ptl);
+	return 0;
+}
+
+/*
+ * Run the ordinary fault on the host's VMA. The caller holds the mmap_lock of
+ * the guest's mm, the fault may drop the host's.
+ */
+vm_fault_t ptshare_host_fault(struct mm_struct *host, unsigned long haddr,
+			      unsigned int flags)
+{
+	struct vm_area_struct *vma;
+	vm_fault_t ret = VM_FAULT_SIGSEGV;
+	bool unlocked = false;
+
+	mmap_read_lock(host);
+	vma = ptshare_host_vma(host, haddr);
+	if (vma && ptshare_access_ok(vma->vm_flags, flags)) {
+		ret = __handle_mm_fault(vma, haddr, flags);
+		unlocked = (ret & VM_FAULT_COMPLETED) ||
+			   ((ret & VM_FAULT_RETRY) &&
+			    !(flags & FAULT_FLAG_RETRY_NOWAIT));
+	}
+	if (!unlocked)
+		mmap_read_unlock(host);
+	return ret;
+}
+
+/**
+ * ptshare_fault - handle a fault in a guest
+ * @vma: the guest; its mm's mmap_lock or its VMA lock is held
+ * @addr: the address
+ * @flags: FAULT_FLAG_*
+ *
+ * Access is checked against the host, never against the guest's own flags:
+ * the protection is the domain's.
+ *
+ * Return: as handle_mm_fault(), and with the same effect on the lock held.
+ */
+vm_fault_t ptshare_fault(struct vm_area_struct *vma, unsigned long addr,
+			 unsigned int flags)
+{
+	struct mm_struct *host = vma_ptshare_domain(vma)->host;
+	unsigned long haddr = ptshare_host_addr(vma, addr);
+	vm_fault_t ret;
+
+	if (ptshare_pte_permits(host, haddr, flags))
+		return ptshare_link(vma, addr, haddr);
+
+	/*
+	 * The rest takes the host's mmap_lock, whose order against VMA locks is
+	 * that of any mmap_lock: first.
+	 */
+	if (flags & FAULT_FLAG_VMA_LOCK) {
+		vma_end_read(vma);
+		return VM_FAULT_RETRY;
+	}
+
+	ret = ptshare_host_fault(host, haddr, flags);
+	if (ret & VM_FAULT_RETRY) {
+		/* What was dropped is the host's lock, the caller's must be too. */
+		if (!(flags & FAULT_FLAG_RETRY_NOWAIT))
+			mmap_read_unlock(vma->vm_mm);
+		return ret;
+	}
+	/* The fault is done and dropped the host's lock, the caller's is held. */
+	ret &= ~VM_FAULT_COMPLETED;
+	if (ret & VM_FAULT_ERROR)
+		return ret;
+	return ret | ptshare_link(vma, addr, haddr);
+}
+
+/**
+ * ptshare_segment - the protection in force around an address of a guest
+ * @vma: the guest; its mm's mmap_lock is held
+ * @addr: an address in it
+ * @start: the guest's start, raised to where this protection begins
+ * @end: the guest's end, lowered to where it ends
+ *
+ * Return: the guest's flags, with the rights of the host's VMA.
+ */
+vm_flags_t ptshare_segment(struct vm_area_struct *vma, unsigned long addr,
+			   unsigned long *start, unsigned long *end)
+{
+	struct mm_struct *host = vma_ptshare_domain(vma)->host;
+	unsigned long haddr = ptshare_host_addr(vma, addr);
+	vm_flags_t flags = vma->vm_flags & ~VM_ACCESS_FLAGS;
+	struct vm_area_struct *host_vma;
+
+	mmap_read_lock(host);
+	host_vma = ptshare_host_vma(host, haddr);
+	if (!WARN_ON_ONCE(!host_vma)) {
+		flags |= host_vma->vm_flags & VM_ACCESS_FLAGS;
+		*start = max(*start, addr - (haddr - host_vma->vm_start));
+		if (host_vma->vm_end - haddr < *end - addr)
+			*end = addr + (host_vma->vm_end - haddr);
+	}
+	mmap_read_unlock(host);
+	return flags;
+}
+
+/**
+ * ptshare_gup_check - may get_user_pages() follow or fault this address?
+ * @vma: the guest; its mm's mmap_lock is held
+ * @addr: an address in it
+ * @gup_flags: FOLL_*
+ * @checked: raised to the address up to which the answer holds
+ *
+ * check_vma_flags() for the protection in force.
+ *
+ * Return: 0, or -EFAULT.
+ */
+int ptshare_gup_check(struct vm_area_struct *vma, unsigned long addr,
+		      unsigned int gup_flags, unsigned long *checked)
+{
+	unsigned long start = vma->vm_start, end = vma->vm_end;
+	vm_flags_t flags = ptshare_segment(vma, addr, &start, &end);
+
+	*checked = end;
+	/* FOLL_FORCE never wrote to a shared mapping. */
+	if (gup_flags & FOLL_WRITE)
+		return flags & VM_WRITE ? 0 : -EFAULT;
+	return (flags & VM_READ) || (gup_flags & FOLL_FORCE) ? 0 : -EFAULT;
+}
+
+/*
+ * The table that an entry of a guest linked to. The entry is cleared by the
+ * caller; the gather flushes before the guest can be closed, also what CPUs
+ * cached of the entry itself. The table stays, it is the host's.
+ */
+static void ptshare_drop_link(struct mmu_gather *tlb, struct ptdesc *table,
+			      unsigned long addr, unsigned long size)
+{
+	ptdesc_pmd_pts_dec(table);
+	atomic_long_sub(size >> PMD_SHIFT, &tlb->mm->ptshare_granules);
+	/* PTEs under the link may be cached one by one. */
+	tlb_flush_pte_range(tlb, addr, size);
+	tlb->freed_tables = 1;
+}
+
+static void ptshare_unlink_pmds(struct mmu_gather *tlb, pud_t *pud,
+				unsigned long addr, unsigned long end)
+{
+	pmd_t *pmd = pmd_offset(pud, addr);
+	spinlock_t *ptl = pmd_lock(tlb->mm, pmd);
+
+	for (; addr < end; pmd++, addr += PMD_SIZE) {
+		struct ptdesc *table;
+
+		if (pmd_none(*pmd))
+			continue;
+		table = page_ptdesc(pmd_pgtable(*pmd));
+		pmd_clear(pmd);
+		ptshare_drop_link(tlb, table, addr, PMD_SIZE);
+	}
+	spin_unlock(ptl);
+}
+
+/* [@addr, @end) lies under one PUD entry. */
+static void ptshare_unlink_pud(struct mmu_gather *tlb, unsigned long addr,
+			       unsigned long end)
+{
+	struct mm_struct *mm = tlb->mm;
+	pgd_t *pgd = pgd_offset(mm, addr);
+	spinlock_t *ptl;
+	p4d_t *p4d;
+	pud_t *pud;
+
+	if (pgd_none(READ_ONCE(*pgd)))
+		return;
+	p4d = p4d_offset(pgd, addr);
+	if (p4d_none(READ_ONCE(*p4d)))
+		return;
+	pud = pud_offset(p4d, addr);
+
+	ptl = pud_lock(mm, pud);
+	if (pud_none(*pud)) {
+		spin_unlock(ptl);
+		return;
+	}
+	if (ptshare_pud_is_link(*pud)) {
+		/* The rest of the PUD_SIZE links again when it is touched. */
+		struct ptdesc *table = virt_to_ptdesc(pud_pgtable(*pud));
+
+		pud_clear(pud);
+		ptshare_drop_link(tlb, table, addr & PUD_MASK, PUD_SIZE);
+		spin_unlock(ptl);
+		return;
+	}
+	spin_unlock(ptl);
+
+	/* A table of the process's own, it stays while the VMA does. */
+	ptshare_unlink_pmds(tlb, pud, addr, end);
+}
+
+/**
+ * ptshare_unlink_range - drop a guest's links
+ * @tlb: the gather that will flush; links must be flushed before the guest is
+ *       closed, since its close may free the tables
+ * @vma: the guest; locked as for unmap_page_range()
+ * @start: start of the range
+ * @end: its end
+ *
+ * Only whole granules are dropped. Other guests notice nothing.
+ */
+void ptshare_unlink_range(struct mmu_gather *tlb, struct vm_area_struct *vma,
+			  unsigned long start, unsigned long end)
+{
+	unsigned long addr, next;
+
+	end = round_down(end, PMD_SIZE);
+	for (addr = round_up(start, PMD_SIZE); addr < end; addr = next) {
+		next = pud_addr_end(addr, end);
+		ptshare_unlink_pud(tlb, addr, next);
+		cond_resched();
+	}
+}

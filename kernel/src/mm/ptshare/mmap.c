@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * System calls on guests of shared page tables: what mmap, mremap and mprotect
+ * allow, where mappings go, and what they take over.
+ */
+
+#include <linux/dcache.h>
+#include <linux/hugetlb.h>
+#include <linux/mman.h>
+#include <linux/pagewalk.h>
+#include <linux/ptshare.h>
+#include <linux/sched/signal.h>
+
+#include <asm/tlb.h>
+
+#include "../internal.h"
+#include "../vma.h"
+#include "ptshare.h"
+
+/* Guests that stand go on when this is cleared, new ones are refused. */
+bool ptshare_enabled __read_mostly = true;
+
+/* Does this window of a file fit into a host mm? */
+static bool ptshare_in_host(unsigned long pgoff, unsigned long len)
+{
+	const unsigned long limit = (PTSHARE_LIMIT - PTSHARE_BASE) >> PAGE_SHIFT;
+
+	return pgoff <= limit && (len >> PAGE_SHIFT) <= limit - pgoff;
+}
+
+/* Overlay files map what lies below them. */
+static struct address_space *ptshare_real_mapping(struct file *file)
+{
+	return d_real_inode(file_dentry(file))->i_mapping;
+}
+
+/**
+ * ptshare_mmap_check - refuse what MAP_SHARED_PT cannot do
+ * @file: the file, NULL for MAP_ANONYMOUS
+ * @addr: address as the caller of mmap() gave it
+ * @len: length as the caller gave it
+ * @pgoff: offset in pages
+ * @flags: MAP_*, with MAP_SHARED_PT
+ *
+ * Return: 0; -EINVAL if a private mapping is asked for or if address, length
+ * or offset are no multiples of the granule; -EOVERFLOW if the offset is too
+ * large; -EOPNOTSUPP if the feature is switched off or does not support it.
+ */
+int ptshare_mmap_check(struct file *file, unsigned long addr,
+		       unsigned long len, unsigned long pgoff,
+		       unsigned long flags)
+{
+	unsigned long type = flags & MAP_TYPE;
+
+	if (type != MAP_SHARED && type != MAP_SHARED_VALIDATE)
+		return -EINVAL;
+	if (!READ_ONCE(ptshare_enabled))
+		return -EOPNOTSUPP;
+	if (flags & MAP_HUGETLB)
+		return -EOPNOTSUPP;
+	/* Locking pages for one guest among many is not supported yet. */
+	if ((flags & MAP_LOCKED) || (current->mm->def_flags & VM_LOCKED))
+		return -EOPNOTSUPP;
+	if (!IS_ALIGNED(len, PMD_SIZE))
+		return -EINVAL;
+	if ((flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) &&
+	    !IS_ALIGNED(addr, PMD_SIZE))
+		return -EINVAL;
+	if (!file)
+		return ptshare_in_host(0, len) ? 0 : -EOVERFLOW;
+
+	if (!IS_ALIGNED(pgoff, PTRS_PER_PTE))
+		return -EINVAL;
+	if (!ptshare_mapping_ok(ptshare_real_mapping(file)))
+		return -EOPNOTSUPP;
+	return ptshare_in_host(pgoff, len) ? 0 : -EOVERFLOW;
+}
+
+/**
+ * ptshare_may_mremap - may a guest be moved or resized like this?
+ * @vma: the guest
+ * @addr: where the range to remap begins
+ * @old_len: its length
+ * @new_len: the new length
+ * @new_addr: the new address with MREMAP_FIXED, else 0
+ *
+ * Return: true for whole granules that the host can map.
+ */
+bool ptshare_may_mremap(struct vm_area_struct *vma, unsigned long addr,
+			unsigned long old_len, unsigned long new_len,
+			unsigned long new_addr)
+{
+	return IS_ALIGNED(addr | old_len | new_len | new_addr, PMD_SIZE) &&
+	       ptshare_in_host(vma_pgoff_offset(vma, addr), new_len);
+}
+
+/**
+ * ptshare_get_unmapped_area - find an address that can be linked
+ * @addr: a hint, or 0
+ * @len: length, a multiple of PMD_SIZE
+ * @pgoff: offset in pages, a multiple of PTRS_PER_PTE
+ * @flags: MAP_*
+ * @vm_flags: the VMA's flags to be
+ *
+ * Return: an address congruent to the offset modulo PMD_SIZE, and modulo
+ * PUD_SIZE if @len is at least that and such an address is free; or an error.
+ */
+unsigned long ptshare_get_unmapped_area(unsigned long addr, unsigned long len,
+					unsigned long pgoff,
+					unsigned long flags,
+					vm_flags_t vm_flags)
+{
+	unsigned long align = len >= PUD_SIZE ? PUD_SIZE : PMD_SIZE;
+	unsigned long offset = pgoff << PAGE_SHIFT;
+	unsigned long ret;
+
+	if (flags & MAP_FIXED)
+		return IS_ALIGNED(addr, PMD_SIZE) ? addr : -EINVAL;
+
+	if (addr && IS_ALIGNED(addr - offset, align)) {
+		ret = mm_get_unmapped_area_vmflags(current->mm, NULL, addr, len,
+						   0, flags, vm_flags);
+		if (ret == addr)
+			return addr;
+	}
+again:
+	if (len + align < len)
+		return -ENOMEM;
+	ret = mm_get_unmapped_area_vmflags(current->mm, NULL, 0, len + align, 0,
+					   flags, vm_flags);
+	if (!IS_ERR_VALUE(ret))
+		return ret + ((offset - ret) & (align - 1));
+	if (align == PUD_SIZE) {
+		align = PMD_SIZE;
+		goto again;
+	}
+	return ret;
+}
+
+/*
+ * Pages that an ordinary mapping had present, to be mapped in the host when a
+ * guest has taken its place.
+ */
+struct ptshare_carry {
+	unsigned long start;
+	unsigned long nr_pages;
+	unsigned long present[];
+};
+
+static int ptshare_carry_pmd(pmd_t *pmd, unsigned long addr, unsigned long end,
+			     struct mm_walk *walk)
+{
+	struct ptshare_carry *carry = walk->private;
+	unsigned long nr = (addr - carry->start) >> PAGE_SHIFT;
+	pte_t *start_pte, *pte;
+	spinlock_t *ptl;
+
+	ptl = pmd_trans_huge_lock(pmd, walk->vma);
+	if (ptl) {
+		if (pmd_present(*pmd))
+			bitmap_set(carry->present, nr, (end - addr) >> PAGE_SHIFT);
+		spin_unlock(ptl);
+		return 0;
+	}
+	start_pte = pte_offset_map_lock(walk->mm, pmd, addr, &ptl);
+	if (!start_pte)
+		return 0;
+	for (pte = start_pte; addr < end; pte++, nr++, addr += PAGE_SIZE) {
+		if (pte_present(ptep_get(pte)))
+			__set_bit(nr, carry->present);
+	}
+	pte_unmap_unlock(start_pte, ptl);
+	return 0;
+}
+
+static const struct mm_walk_ops ptshare_carry_ops = {
+	.pmd_entry = ptshare_carry_pmd,
+	.walk_lock = PGWALK_WRLOCK,
+};
+
+/**
+ * ptshare_carry_begin - note what a mapping about to be replaced has present
+ * @file: the file to be mapped, NULL for anonymous memory
+ * @addr: where
+ * @len: length, a multiple of PMD_SIZE
+ * @pgoff: offset in pages
+ * @flags: MAP_*
+ *
+ * Only ordinary shared mappings of the same range of the same file count. The
+ * mmap_lock is held for writing until ptshare_carry_end().
+ *
+ * Return: what to give to ptshare_carry_end(), NULL if there is nothing, or
+ * -ENOMEM.
+ */
+struct ptshare_carry *ptshare_carry_begin(struct file *file,
+					  unsigned long addr,
+					  unsigned long len,
+					  unsigned long pgoff,
+					  unsigned long flags)
+{
+	const unsigned long both = MAP_FIXED | MAP_SHARED_PT;
+	unsigned long nr_pages = len >> PAGE_SHIFT;
+	struct ptshare_carry *carry = NULL;
+	struct vm_area_struct *vma;
+	VMA_ITERATOR(vmi, current->mm, addr);
+
+	if ((flags & both) != both || !file)
+		return NULL;
+
+	for_each_vma_range(vmi, vma, addr + len) {
+		unsigned long start = max(vma->vm_start, addr);
+		unsigned long end = min(vma->vm_end, addr + len);
+
+		if (vma_is_ptshare_guest(vma) || is_vm_hugetlb_page(vma) ||
+		    !(vma->vm_flags & VM_MAYSHARE) || !vma->vm_file ||
+		    vma->vm_file->f_mapping != ptshare_real_mapping(file) ||
+		    vma_pgoff_offset(vma, start) !=
+		    pgoff + ((start - addr) >> PAGE_SHIFT))
+			continue;
+		if (!carry) {
+			carry = kvzalloc(struct_size(carry, present,
+						     BITS_TO_LONGS(nr_pages)),
+					 GFP_KERNEL);
+			if (!carry)
+				return ERR_PTR(-ENOMEM);
+			carry->start = addr;
+			carry->nr_pages = nr_pages;
+		}
+		walk_page_range(current->mm, start, end, &ptshare_carry_ops,
+				carry);
+	}
+	return carry;
+}
+
+/**
+ * ptshare_carry_end - map in the host what was noted
+ * @carry: from ptshare_carry_begin(), not an error
+ * @addr: what mmap_region() returned
+ *
+ * Pages that went away meanwhile are left to ordinary faults.
+ */
+void ptshare_carry_end(struct ptshare_carry *carry, unsigned long addr)
+{
+	struct vm_area_struct *vma;
+	struct mm_struct *host;
+	unsigned long nr;
+
+	if (!carry)
+		return;
+	if (IS_ERR_VALUE(addr))
+		goto out;
+
+	vma = vma_lookup(current->mm, addr);
+	host = vma_ptshare_domain(vma)->host;
+	for_each_set_bit(nr, carry->present, carry->nr_pages) {
+		unsigned long haddr = ptshare_host_addr(vma, addr) +
+				      (nr << PAGE_SHIFT);
+
+		if (ptshare_pte_permits(host, haddr, 0))
+			continue;
+		/* Without FAULT_FLAG_ALLOW_RETRY no lock is dropped. */
+		if (ptshare_host_fault(host, haddr, 0) & VM_FAULT_ERROR ||
+		    fatal_signal_pending(current))
+			break;
+		cond_resched();
+	}
+out:
+	kvfree(carry);
+}
+
+/**
+ * ptshare_mprotect - change the protection of a range for the whole domain
+ * @vma: the guest; its mm's mmap_lock is held for writing
+ * @start: start of the range, inside @vma
+ * @end: its end
+ * @newflags: the new VM_READ, VM_WRITE, VM_EXEC; the caller has checked them
+ *            against the guest's VM_MAY* flags, which are the class's
+ *
+ * When this returns, no CPU uses a right that was taken away: the flush of the
+ * host's tables at tlb_finish_mmu() reaches all.
+ *
+ * Return: 0, -EACCES, -EPERM for a sealed VMA, -ENOMEM, or -EINTR.
+ */
+int ptshare_mprotect(struct vm_area_struct *vma, unsigned long start,
+		     unsigned long end, vm_flags_t newflags)
+{
+	struct mm_struct *host = vma_ptshare_domain(vma)->host;
+	unsigned long haddr = ptshare_host_addr(vma, start);
+	unsigned long hend = haddr + (end - start);
+	struct vm_area_struct *host_vma, *prev;
+	struct vma_iterator vmi;
+	struct mmu_gather tlb;
+	int error = 0;
+
+	if (!can_modify_vma(vma))
+		return -EPERM;
+	/*
+	 * A reader could otherwise take a public file away from all others who
+	 * read it.
+	 */
+	if (!(vma->vm_flags & VM_MAYWRITE))
+		return -EACCES;
+
+	newflags &= VM_ACCESS_FLAGS;
+	if (mmap_write_lock_killable(host))
+		return -EINTR;
+
+	vma_iter_init(&vmi, host, haddr);
+	for_each_vma_range(vmi, host_vma, hend) {
+		if (map_deny_write_exec(host_vma->vm_flags, newflags)) {
+			error = -EACCES;
+			goto unlock;
+		}
+	}
+
+	vma_iter_init(&vmi, host, haddr);
+	host_vma = vma_find(&vmi, hend);
+	prev = vma_prev(&vmi);
+	if (haddr > host_vma->vm_start)
+		prev = host_vma;
+
+	tlb_gather_mmu(&tlb, host);
+	for_each_vma_range(vmi, host_vma, hend) {
+		error = mprotect_fixup(&vmi, &tlb, host_vma, &prev, haddr,
+				       min(host_vma->vm_end, hend),
+				       (host_vma->vm_flags & ~VM_ACCESS_FLAGS) |
+				       newflags);
+		if (error)
+			break;
+		haddr = vma_iter_end(&vmi);
+	}
+	tlb_finish_mmu(&tlb);
+unlock:
+	mmap_write_unlock(host);
+	return error;
+}
