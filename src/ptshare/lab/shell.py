@@ -42,7 +42,6 @@ def shell(image: Image, *, memory: str = "4G", cpus: int = 4, cwd: Path | None =
             memory=memory,
             cpus=cpus,
             cwd=cwd,
-            env={"PS1": r"guest:\w# "},
             terminal=True,
         ) as guest,
         _raw(sys.stdin.fileno()),
