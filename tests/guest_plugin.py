@@ -188,7 +188,10 @@ class _Outer:
 
     def _pump(self, guest: Guest) -> None:
         """Take what the guest sends, for a short while."""
-        for name, data in guest.poll(0.2):
+        self._absorb(guest.poll(0.2))
+
+    def _absorb(self, output: list[tuple[str, bytes]]) -> None:
+        for name, data in output:
             if name != "messages":
                 self._output = (self._output + data)[-20_000:]
                 continue
@@ -241,7 +244,7 @@ class _Outer:
                     self._failure += f" while {self._running} ran"
             elif time.monotonic() > self._deadline:
                 what = self._running or "pytest's start"
-                guest.time_out()
+                self._absorb(guest.time_out())
                 self._failure = f"the guest was stopped: the time for {what} was up"
         kernel = [report for report in self._new_kernel_reports() if report.mark == item.nodeid]
         if item.nodeid in self._finished:

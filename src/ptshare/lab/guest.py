@@ -212,14 +212,16 @@ class Guest:
         with contextlib.suppress(OSError):
             self._host.sendall(b'{"dump": true}\n')
 
-    def time_out(self) -> None:
-        """The time is up: have the kernel tell where it hangs, then stop the guest."""
+    def time_out(self) -> list[tuple[str, bytes]]:
+        """The time is up: have kernel and job tell where they hang, stop it, return its last output."""
         self.timed_out = True
         self.dump()
         deadline = time.monotonic() + _DUMP_SECONDS
+        output = []
         while self.running and time.monotonic() < deadline:
-            self.poll(0.2)
+            output += self.poll(0.2)
         self.stop()
+        return output
 
     def stop(self) -> None:
         """End the machine, at once if it does not end by itself."""
@@ -288,11 +290,13 @@ def run_guest(
     deadline = None if timeout is None else time.monotonic() + timeout
     with Guest(argv, image=image, memory=memory, cpus=cpus, cwd=cwd, env=env) as guest:
         while guest.running:
-            for name, data in guest.poll(0.5):
+            output = guest.poll(0.5)
+            if deadline is not None and time.monotonic() > deadline and guest.status is None:
+                output += guest.time_out()
+            for name, data in output:
                 sink = sinks[name]
                 if sink is not None:
                     sink(data)
-            if deadline is not None and time.monotonic() > deadline and guest.status is None:
-                guest.time_out()
+            if guest.timed_out:
                 break
     return guest.result()
