@@ -119,9 +119,10 @@ def row(run: Run) -> str:
 
 def comparison(ordinary: Run, shared: Run) -> str:
     """The line under a pair of rows."""
+    joining = max(shared.faults[1:])
     return (
         f"{'':<12}{table_ratio(ordinary, shared):.0f} times less page-table memory, "
-        f"{fault_ratio(ordinary, shared):.0f} times fewer faults ({max(shared.faults[1:])} for one that joins), "
+        f"{fault_ratio(ordinary, shared):.0f} times fewer faults ({joining} for one that joins), "
         f"{ordinary.mean_seconds / shared.mean_seconds:.0f} times quicker"
     )
 
@@ -140,10 +141,10 @@ def use_lines(shared: Run) -> list[str]:
     if survival := shared.survival:
         line = (
             f"{shared.filesystem}: {survival.killed} processes killed with SIGKILL; the other "
-            f"{len(survival.faults)} read all pages again with {max(survival.faults)} new faults at most"
+            f"{len(survival.faults)} read all pages again, new faults of each: {max(survival.faults)} at most"
         )
         if survival.write_again is not None:
-            line += f", and {survival.write_again} wrote again after protect('r+')"
+            line += f"; {survival.write_again} wrote again after protect('r+')"
         lines.append(line)
     if aftermath := shared.aftermath:
         lines.append(

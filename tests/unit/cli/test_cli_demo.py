@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from demo_runs import GRANULE, ORDINARY, SHARED
 
+from demo_runs import GRANULE, ORDINARY, SHARED
 from ptshare.cli import main
 from ptshare.demo import session
 from ptshare.demo.errors import CannotRunError, ProcessFailedError

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from demo_runs import GRANULE, ORDINARY, SHARED
 
+from demo_runs import GRANULE, ORDINARY, SHARED
 from ptshare.demo.measure import Run
 from ptshare.demo.proof import one_set_kib, shortcomings
 
