@@ -151,6 +151,7 @@ class _Outer:
         guest.__exit__(None, None, None)
         for report in self._kernel_reports_elsewhere(""):
             session.ihook.pytest_runtest_logreport(report=report)
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self._guest = None
 
     def pytest_unconfigure(self) -> None:
@@ -184,7 +185,7 @@ class _Outer:
         except LabError as error:
             self._failure = f"no guest: {error}"
             return
-        self._deadline = time.monotonic() + _BOOT_SECONDS
+        self._deadline = time.monotonic() + self._idle_seconds
 
     def _pump(self, guest: Guest) -> None:
         """Take what the guest sends, for a short while."""
@@ -213,9 +214,14 @@ class _Outer:
         elif "finish" in message:
             self._running = None
             self._finished.add(message["finish"])
-            self._deadline = time.monotonic() + _BOOT_SECONDS
+            self._deadline = time.monotonic() + self._idle_seconds
         elif "uncollected" in message:
             self._uncollected[message["uncollected"]] = message["text"]
+
+    @property
+    def _idle_seconds(self) -> float:
+        """Time to boot and collect, or between two tests; a slow kernel has a long time for a test."""
+        return max(_BOOT_SECONDS, float(self._config.getoption("--guest-timeout")))
 
     def _seconds_for(self, nodeid: str) -> float:
         for item in self._items:

@@ -81,6 +81,12 @@ def test_comes_after_the_crash():
     pass
 """
 
+WARNING_LATE = """
+def test_passes():
+    import atexit
+    atexit.register(lambda: open("/dev/kmsg", "w").write("<4>WARNING: CPU: 0 PID: 1 at mm/late.c:1"))
+"""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -167,3 +173,12 @@ def test_a_crash_fails_the_test_with_the_end_of_the_console(crashing: Outcome) -
     assert crashing.of("test_comes_after_the_crash") == ["ERROR"]
     assert "crashed while test_sample.py::test_crashes ran" in crashing.section("test_comes_after_the_crash")
     assert crashing.status == 1
+
+
+def test_a_kernel_report_after_the_last_test_is_a_failure_of_its_own(tmp_path: Path) -> None:
+    build_image(progress=ProgressLine())
+    late = run_sample(tmp_path, WARNING_LATE)
+    assert late.of("test_passes") == ["PASSED"], late.text
+    assert "kernel::WARNING (after test_sample.py::test_passes) FAILED" in late.text
+    assert "mm/late.c:1" in late.text
+    assert late.status == 1
