@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from ptshare.cli import demo
-from ptshare.demo import files
+from ptshare.demo import files, session
 from ptshare.demo.errors import CannotRunError
 
 __all__ = ["add_parser", "run"]
@@ -32,13 +32,13 @@ def run(args: argparse.Namespace) -> int:
     from ptshare.lab import demo as lab_demo
     from ptshare.lab.terminal import ProgressLine
 
-    size = args.size
-    if args.file:
-        try:
-            size = files.own_size(args.file)
-        except CannotRunError as error:
-            print(f"ptshare demo: {error}", file=sys.stderr)
-            return 2
+    # What would fail in the guest fails here, before the kernel is built.
+    try:
+        size = files.own_size(args.file) if args.file else args.size
+        session.check_size(size)
+    except CannotRunError as error:
+        print(f"ptshare demo: {error}", file=sys.stderr)
+        return 2
     # With --json standard output is for the guest's JSON alone.
     words = sys.stderr if args.json else sys.stdout
 

@@ -45,7 +45,6 @@ def text(run: Run) -> str:
         f"{report.HEADER}\n{report.row(run)}\n\n"
         f"The file is in memory once; its page tables are there {run.processes} times, "
         f"{report.format_kib(sum(run.own_kib))} or {share:.0%} of the file.\n"
-        f"{report.arithmetic()}\n"
     )
 
 

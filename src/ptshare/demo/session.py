@@ -16,7 +16,7 @@ from ptshare.demo.report import Results, format_bytes
 from ptshare.mapping import Mapping
 from ptshare.support import Support, probe
 
-__all__ = ["check", "needed_bytes", "run"]
+__all__ = ["check", "check_size", "needed_bytes", "run"]
 
 #: Memory of one process of the demo: a Python that was forked, and the kernel's part of it.
 _PROCESS_BYTES = 4 << 20
@@ -50,10 +50,7 @@ def check(size: int, processes: int, file: Path | None) -> tuple[Support, int]:
         raise CannotRunError(
             "mounting an ext4 and a tmpfs needs root: run as root, or map a file with --file"
         )
-    if size < MIN_BYTES:
-        raise CannotRunError(
-            f"{format_bytes(size)} are too few to tell tables apart: map {format_bytes(MIN_BYTES)} at least"
-        )
+    check_size(size)
     needed, available = needed_bytes(size, processes), counters.mem_available_kib() * 1024
     if needed > available:
         raise CannotRunError(
@@ -61,6 +58,17 @@ def check(size: int, processes: int, file: Path | None) -> tuple[Support, int]:
             f"{format_bytes(available)} are available: use a smaller --size or fewer --processes"
         )
     return support, size
+
+
+def check_size(size: int) -> None:
+    """Is a file of ``size`` bytes large enough?
+
+    :raises CannotRunError: it is not
+    """
+    if size < MIN_BYTES:
+        raise CannotRunError(
+            f"{format_bytes(size)} are too few to tell tables apart: map {format_bytes(MIN_BYTES)} at least"
+        )
 
 
 def _try(file: Path) -> None:

@@ -65,21 +65,22 @@ def test_with_json_nothing_else_is_on_standard_output(
 def test_the_guest_is_given_the_file_by_its_full_path(
     guest: list[tuple[Sequence[str], dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "own").write_bytes(b"x")
+    with (tmp_path / "own").open("wb") as file:
+        file.truncate(64 << 20)
     monkeypatch.chdir(tmp_path)
     main(["lab", "demo", "--file", "own"])
     assert list(guest[0][0][-2:]) == ["--file", str(tmp_path / "own")]
 
 
-def test_a_bad_file_is_told_before_anything_is_built(
+def test_what_cannot_run_is_told_before_anything_is_built(
     guest: list[object], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["lab", "demo", "--file", str(tmp_path / "none")]) == 2
-    out, err = capfd.readouterr()
-    assert (out, err) == (
-        "",
-        f"ptshare demo: --file {tmp_path}/none cannot be read: No such file or directory\n",
-    )
+    for options, words in (
+        (["--file", f"{tmp_path}/none"], f"--file {tmp_path}/none cannot be read: No such file or directory"),
+        (["--size", "1M"], "1 MiB are too few to tell tables apart: map 64 MiB at least"),
+    ):
+        assert main(["lab", "demo", *options]) == 2
+        assert capfd.readouterr() == ("", f"ptshare demo: {words}\n")
     assert guest == []
 
 
