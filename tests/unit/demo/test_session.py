@@ -52,7 +52,7 @@ def test_it_may_not(tmp_path: Path) -> None:
         (lambda: session.check(1 << 30, 64, small), "4.9 KiB are too few"),
         (lambda: session.check(1 << 30, 64, tmp_path / "none"), "cannot be read"),
         (
-            lambda: session.check(1 << 30, 64, Path("/sys/kernel/mm/swap/vma_ra_enabled")),
+            lambda: session.check(1 << 30, 64, Path("/sys/devices/system/cpu/online")),
             "cannot be mapped: No such",
         ),
     ]
