@@ -85,7 +85,7 @@ static int ptshare_map_file(struct mm_struct *host, struct vm_area_struct *guest
 	 */
 	vm_flags_init(vma, (guest->vm_flags & (PTSHARE_CLASS | VM_SHARED |
 					       VM_MAYSHARE | VM_NORESERVE)) |
-			   VM_NOHUGEPAGE | VM_DONTEXPAND | VM_SOFTDIRTY);
+			   VM_NOHUGEPAGE | VM_SOFTDIRTY);
 	vma->vm_ops = guest->vm_ops;
 	vma->vm_file = get_file(guest->vm_file);
 	if (vma->vm_ops->open)

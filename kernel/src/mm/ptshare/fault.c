@@ -38,30 +38,30 @@ static bool ptshare_access_ok(vm_flags_t vm_flags, unsigned int fault_flags)
 }
 
 /*
- * The host's PUD entry for @haddr, NULL where the host has no PUD table. Needs
- * no lock: see the head of this file.
+ * The value of the host's PUD entry for @haddr; none where there is no table.
+ * Needs no lock: see the head of this file.
  */
-static pud_t *ptshare_host_pud(struct mm_struct *host, unsigned long haddr)
+static pud_t ptshare_host_pudval(struct mm_struct *host, unsigned long haddr)
 {
 	pgd_t *pgd = pgd_offset(host, haddr);
 	p4d_t *p4d;
 
 	if (!pgd_present(READ_ONCE(*pgd)))
-		return NULL;
+		return __pud(0);
 	p4d = p4d_offset(pgd, haddr);
 	if (!p4d_present(READ_ONCE(*p4d)))
-		return NULL;
-	return pud_offset(p4d, haddr);
+		return __pud(0);
+	return READ_ONCE(*pud_offset(p4d, haddr));
 }
 
 /* The value of the host's PMD entry for @haddr; none where there is no table. */
 static pmd_t ptshare_host_pmdval(struct mm_struct *host, unsigned long haddr)
 {
-	pud_t *pud = ptshare_host_pud(host, haddr);
+	pud_t pud = ptshare_host_pudval(host, haddr);
 
-	if (!pud || !pud_present(READ_ONCE(*pud)))
+	if (!pud_present(pud))
 		return __pmd(0);
-	return pmdp_get_lockless(pmd_offset(pud, haddr));
+	return pmdp_get_lockless(pmd_offset(&pud, haddr));
 }
 
 /*
@@ -82,16 +82,6 @@ bool ptshare_pte_permits(struct mm_struct *host, unsigned long haddr,
 	return !(fault_flags & FAULT_FLAG_INSTRUCTION) || pte_exec(pte);
 }
 
-/*
- * A PUD entry inside a guest VMA points either at a PMD table of the process's
- * own, or at one of the host's. The share count tells: it is raised by links
- * alone, before they are made and until after they are gone.
- */
-static bool ptshare_pud_is_link(pud_t pud)
-{
-	return ptdesc_pmd_pts_count(virt_to_ptdesc(pud_pgtable(pud)));
-}
-
 /* May the guest link the whole PMD table around @addr, and not table by table? */
 static bool ptshare_may_link_pud(const struct vm_area_struct *vma,
 				 unsigned long addr, unsigned long haddr)
@@ -103,6 +93,34 @@ static bool ptshare_may_link_pud(const struct vm_area_struct *vma,
 }
 
 /*
+ * Link the PMD table of the host around @addr, if the guest has no table of
+ * its own there.
+ */
+static void ptshare_link_pud(struct mm_struct *mm, pud_t *pud, pmd_t *host_table)
+{
+	spinlock_t *ptl = pud_lock(mm, pud);
+
+	if (pud_none(*pud)) {
+		ptdesc_pmd_pts_inc(virt_to_ptdesc(host_table));
+		pud_populate(mm, pud, host_table);
+		atomic_long_add(PTRS_PER_PMD, &mm->ptshare_granules);
+	}
+	spin_unlock(ptl);
+}
+
+static void ptshare_link_pmd(struct mm_struct *mm, pmd_t *pmd, pgtable_t host_table)
+{
+	spinlock_t *ptl = pmd_lock(mm, pmd);
+
+	if (pmd_none(*pmd)) {
+		ptdesc_pmd_pts_inc(page_ptdesc(host_table));
+		pmd_populate(mm, pmd, host_table);
+		atomic_long_inc(&mm->ptshare_granules);
+	}
+	spin_unlock(ptl);
+}
+
+/*
  * Make the guest's entry for @addr point at the host's table. Nothing is done
  * where the host has no table yet, or where the link stands already.
  *
@@ -111,17 +129,16 @@ static bool ptshare_may_link_pud(const struct vm_area_struct *vma,
 static vm_fault_t ptshare_link(struct vm_area_struct *vma, unsigned long addr,
 			       unsigned long haddr)
 {
-	struct ptshare_domain *domain = vma_ptshare_domain(vma);
-	pmd_t host_pmd = ptshare_host_pmdval(domain->host, haddr);
+	struct mm_struct *host = vma_ptshare_domain(vma)->host;
+	pmd_t host_pmd = ptshare_host_pmdval(host, haddr);
 	struct mm_struct *mm = vma->vm_mm;
-	struct ptdesc *table;
-	spinlock_t *ptl;
+	pmd_t *host_pmds;
+	pud_t *pud, val;
 	p4d_t *p4d;
-	pud_t *pud;
-	pmd_t *pmd;
 
 	if (!pmd_present(host_pmd))
 		return 0;
+	host_pmds = pud_pgtable(ptshare_host_pudval(host, haddr));
 
 	p4d = p4d_alloc(mm, pgd_offset(mm, addr), addr);
 	if (!p4d)
@@ -130,46 +147,54 @@ static vm_fault_t ptshare_link(struct vm_area_struct *vma, unsigned long addr,
 	if (!pud)
 		return VM_FAULT_OOM;
 
-	if (pud_none(READ_ONCE(*pud)) && ptshare_may_link_pud(vma, addr, haddr)) {
-		pmd = pud_pgtable(READ_ONCE(*ptshare_host_pud(domain->host, haddr)));
-		table = virt_to_ptdesc(pmd);
-
-		ptl = pud_lock(mm, pud);
-		if (pud_none(*pud)) {
-			ptdesc_pmd_pts_inc(table);
-			pud_populate(mm, pud, pmd);
-			atomic_long_add(PTRS_PER_PMD, &mm->ptshare_granules);
-		}
-		spin_unlock(ptl);
-	}
+	if (pud_none(READ_ONCE(*pud)) && ptshare_may_link_pud(vma, addr, haddr))
+		ptshare_link_pud(mm, pud, host_pmds);
+	if (!pmd_alloc(mm, pud, addr))
+		return VM_FAULT_OOM;
 
 	/*
 	 * A PUD link can stand here although the VMA is no longer allowed one:
-	 * madvise may have split the VMA since. It maps the same, keep it.
+	 * madvise may have split the VMA since. It maps the same, keep it. Or
+	 * it was dropped by another thread just now: fault again. A table of
+	 * the process's own stays while the VMA is locked.
 	 */
-	pmd = pmd_alloc(mm, pud, addr);
-	if (!pmd)
-		return VM_FAULT_OOM;
-	if (ptshare_pud_is_link(READ_ONCE(*pud)))
-		return 0;
-
-	table = page_ptdesc(pmd_pgtable(host_pmd));
-	ptl = pmd_lock(mm, pmd);
-	if (pmd_none(*pmd)) {
-		ptdesc_pmd_pts_inc(table);
-		pmd_populate(mm, pmd, pmd_pgtable(host_pmd));
-		atomic_long_inc(&mm->ptshare_granules);
-	}
-	spin_unlock(ptl);
+	val = READ_ONCE(*pud);
+	if (!pud_none(val) && pud_pgtable(val) != host_pmds)
+		ptshare_link_pmd(mm, pmd_offset(&val, addr), pmd_pgtable(host_pmd));
 	return 0;
 }
 
 /*
- * Run the ordinary fault on the host's VMA. The caller holds the mmap_lock of
- * the guest's mm, the fault may drop the host's.
+ * Run the ordinary fault on the host's VMA, under its VMA lock. VM_FAULT_RETRY
+ * if that could not be had or did not do; nothing is locked then either.
  */
-vm_fault_t ptshare_host_fault(struct mm_struct *host, unsigned long haddr,
-			      unsigned int flags)
+static vm_fault_t ptshare_host_fault_vma(struct mm_struct *host,
+					 unsigned long haddr,
+					 unsigned int flags)
+{
+	struct vm_area_struct *vma;
+	vm_fault_t ret;
+
+	/* NOWAIT has no meaning for a VMA lock, see sanitize_fault_flags(). */
+	if (flags & FAULT_FLAG_RETRY_NOWAIT)
+		return VM_FAULT_RETRY;
+	vma = lock_vma_under_rcu(host, haddr);
+	if (!vma)
+		return VM_FAULT_RETRY;
+	if (!ptshare_access_ok(vma->vm_flags, flags)) {
+		vma_end_read(vma);
+		return VM_FAULT_SIGSEGV;
+	}
+	ret = __handle_mm_fault(vma, haddr, flags | FAULT_FLAG_VMA_LOCK);
+	if (!(ret & (VM_FAULT_RETRY | VM_FAULT_COMPLETED)))
+		vma_end_read(vma);
+	return ret;
+}
+
+/* The same under the host's mmap_lock, which the fault may drop. */
+static vm_fault_t ptshare_host_fault_mmap(struct mm_struct *host,
+					  unsigned long haddr,
+					  unsigned int flags)
 {
 	struct vm_area_struct *vma;
 	vm_fault_t ret = VM_FAULT_SIGSEGV;
@@ -186,6 +211,23 @@ vm_fault_t ptshare_host_fault(struct mm_struct *host, unsigned long haddr,
 	if (!unlocked)
 		mmap_read_unlock(host);
 	return ret;
+}
+
+/*
+ * The host's mmap_lock is the last resort, as in the fault of any process: one
+ * who waits for it is given it by the writer before, and so keeps the next
+ * mprotect waiting until it gets to run.
+ */
+vm_fault_t ptshare_host_fault(struct mm_struct *host, unsigned long haddr,
+			      unsigned int flags)
+{
+	vm_fault_t ret = ptshare_host_fault_vma(host, haddr, flags);
+
+	if (!(ret & VM_FAULT_RETRY))
+		return ret;
+	if (ret & VM_FAULT_MAJOR)
+		flags |= FAULT_FLAG_TRIED;
+	return ptshare_host_fault_mmap(host, haddr, flags);
 }
 
 /**
@@ -209,19 +251,17 @@ vm_fault_t ptshare_fault(struct vm_area_struct *vma, unsigned long addr,
 	if (ptshare_pte_permits(host, haddr, flags))
 		return ptshare_link(vma, addr, haddr);
 
-	/*
-	 * The rest takes the host's mmap_lock, whose order against VMA locks is
-	 * that of any mmap_lock: first.
-	 */
-	if (flags & FAULT_FLAG_VMA_LOCK) {
-		vma_end_read(vma);
-		return VM_FAULT_RETRY;
-	}
+	/* An mmap_lock, here the host's, is never taken under a VMA lock. */
+	if (flags & FAULT_FLAG_VMA_LOCK)
+		ret = ptshare_host_fault_vma(host, haddr, flags);
+	else
+		ret = ptshare_host_fault(host, haddr, flags);
 
-	ret = ptshare_host_fault(host, haddr, flags);
 	if (ret & VM_FAULT_RETRY) {
 		/* What was dropped is the host's lock, the caller's must be too. */
-		if (!(flags & FAULT_FLAG_RETRY_NOWAIT))
+		if (flags & FAULT_FLAG_VMA_LOCK)
+			vma_end_read(vma);
+		else if (!(flags & FAULT_FLAG_RETRY_NOWAIT))
 			mmap_read_unlock(vma->vm_mm);
 		return ret;
 	}
@@ -298,6 +338,16 @@ static void ptshare_drop_link(struct mmu_gather *tlb, struct ptdesc *table,
 	/* PTEs under the link may be cached one by one. */
 	tlb_flush_pte_range(tlb, addr, size);
 	tlb->freed_tables = 1;
+}
+
+/*
+ * A PUD entry inside a guest VMA points either at a PMD table of the process's
+ * own, or at one of the host's. The share count tells: it is raised by links
+ * alone, before they are made and until after they are gone.
+ */
+static bool ptshare_pud_is_link(pud_t pud)
+{
+	return ptdesc_pmd_pts_count(virt_to_ptdesc(pud_pgtable(pud)));
 }
 
 static void ptshare_unlink_pmds(struct mmu_gather *tlb, pud_t *pud,
