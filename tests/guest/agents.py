@@ -12,7 +12,7 @@ from ptshare.demo.crew import Crew
 
 
 class Agent:
-    """What one process can be asked: a call by its name, its error, the faults that it takes."""
+    """What one process can be asked: a call by its name, its error, its counters."""
 
     def do(self, name: str, *arguments: Any) -> Any:
         return self._call(name)(*arguments)
@@ -20,13 +20,8 @@ class Agent:
     def error(self, name: str, *arguments: Any) -> str:
         return calls.error_of(self._call(name), *arguments)
 
-    def faults(self, name: str, *arguments: int) -> int:
-        """Minor faults of a call, without those of the interpreter's own first run through that code."""
-        with calls.mapped(calls.PAGE, calls.RW, calls.MAP_PRIVATE | calls.MAP_ANONYMOUS) as at:
-            self._call(name)(at, calls.PAGE, *arguments[2:])
-        before = counters.minor_faults()
-        self._call(name)(*arguments)
-        return counters.minor_faults() - before
+    def faults(self, addr: int, length: int) -> int:
+        return calls.faults(addr, length)
 
     def own_pages(self) -> int:
         """Page-table pages of this process alone."""
@@ -80,8 +75,9 @@ class Agents(Crew):
     def error(self, member: int, name: str, *arguments: Any) -> str:
         return str(self.call("error", name, *arguments, members=[member])[0])
 
-    def faults(self, member: int, name: str, *arguments: int) -> int:
-        return int(self.call("faults", name, *arguments, members=[member])[0])
+    def faults(self, member: int, addr: int, length: int) -> int:
+        """Faults that a process takes until it has every page."""
+        return int(self.call("faults", addr, length, members=[member])[0])
 
     def pid(self, member: int) -> int:
         return int(self.call("pid", members=[member])[0])

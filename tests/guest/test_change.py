@@ -24,12 +24,12 @@ def test_munmap_detaches_the_caller_alone() -> None:
             agents.do(n, "store", at[n], SIZE, 4)
         agents.do(0, "munmap", at[0] + GRANULE, 2 * GRANULE)
         assert [agents.do(0, "peek", at[0] + g * GRANULE) for g in range(4)] == [4, None, None, 4]
-        assert agents.faults(1, "touch", at[1], SIZE) == 0
+        assert agents.faults(1, at[1], SIZE) == 0
         agents.do(0, "munmap", at[0], SIZE)
-        assert agents.faults(1, "touch", at[1], SIZE) == 0
+        assert agents.faults(1, at[1], SIZE) == 0
         # And attaches again, anywhere.
         again = agents.do(0, "mmap", SIZE, RW, SHARED_PT, fd)
-        assert agents.faults(0, "touch", again, SIZE) <= 4
+        assert agents.faults(0, again, SIZE) <= 4
         assert agents.do(0, "peek", again + GRANULE) == 4
 
 
@@ -81,21 +81,21 @@ def test_mremap(size: int) -> None:
         at = [agents.do(n, "mmap", size, RW, SHARED_PT, fd) for n in range(2)]
         agents.do(0, "store", at[0], size, 5)
         granules = size // GRANULE
-        assert agents.faults(1, "touch", at[1], size) <= (2 if size == GIB else granules)
+        assert agents.faults(1, at[1], size) <= (2 if size == GIB else granules)
 
         target = agents.do(1, "free_area", 2 * size)
         moved = agents.do(1, "mremap", at[1], size, size, MREMAP_MAYMOVE | MREMAP_FIXED, target)
         assert moved == target
         assert agents.do(1, "peek", at[1]) is None
-        assert agents.faults(1, "touch", moved, size) <= (2 if size == GIB else granules)
+        assert agents.faults(1, moved, size) <= (2 if size == GIB else granules)
 
         assert agents.do(1, "mremap", moved, size, size // 2, 0) == moved
         assert agents.do(1, "peek", moved + size // 2) is None
         assert agents.do(1, "peek", moved) == 5
-        assert agents.faults(0, "touch", at[0], size) == 0
+        assert agents.faults(0, at[0], size) == 0
 
         assert agents.do(1, "mremap", moved, size // 2, size, 0) == moved
-        assert agents.faults(1, "touch", moved, size) <= granules
+        assert agents.faults(1, moved, size) <= granules
         grown = agents.do(1, "mremap", moved, size, size + GRANULE, MREMAP_MAYMOVE)
         agents.do(0, "poke", at[0], 6)
         assert agents.do(1, "peek", grown) == 6
@@ -159,7 +159,7 @@ def test_fork_attaches_the_child(idle: SharingCounters) -> None:
             assert sharing().guests == idle.guests + 5
             assert sharing().domains == idle.domains + 1
             for n in range(4):
-                assert agents.faults(n, "touch", at, GIB) <= 1
+                assert agents.faults(n, at, GIB) <= 1
             agents.do(0, "poke", at + 5, 1)
             assert calls.peek(at + 5) == 1
             # A child of a child, which leaves by its end.

@@ -20,10 +20,10 @@ def test_a_warm_gib_costs_two_faults_and_four_tables() -> None:
         assert all(address % GIB == 0 for address in at)
         agents.do(0, "touch", at[0], GIB)
         before = agents.own_pages(1)
-        assert agents.faults(1, "touch", at[1], GIB) <= 2
+        assert agents.faults(1, at[1], GIB) <= 2
         assert agents.own_pages(1) - before <= 4
         assert agents.call("shared_kib") == [GIB // 1024] * 2
-        agents.all_do("munmap", at[0], GIB) if at[0] == at[1] else None
+        
 
 
 @pytest.mark.parametrize(("shift", "offset"), [(GRANULE, 0), (0, GRANULE)], ids=["address", "offset"])
@@ -34,7 +34,7 @@ def test_a_granule_costs_one_fault_where_a_gib_cannot_be_linked(shift: int, offs
             agents.do(n, "mmap", GIB, RW, SHARED_PT | MAP_FIXED, fd, offset, area)
         agents.do(0, "touch", area, GIB)
         before = agents.own_pages(1)
-        assert agents.faults(1, "touch", area, GIB) <= 512
+        assert agents.faults(1, area, GIB) <= 512
         # PMD tables of its own, and no table of PTEs.
         assert agents.own_pages(1) - before <= 4
 
@@ -65,7 +65,7 @@ def test_a_table_made_later_needs_no_further_link() -> None:
         for n in range(2):
             agents.do(n, "peek", at[n])
         agents.do(0, "touch", at[0] + 100 * GRANULE, GRANULE)
-        assert agents.faults(1, "touch", at[1] + 100 * GRANULE, GRANULE) == 0
+        assert agents.faults(1, at[1] + 100 * GRANULE, GRANULE) == 0
 
 
 def test_sparse_windows_cost_what_they_touch() -> None:
@@ -73,8 +73,8 @@ def test_sparse_windows_cost_what_they_touch() -> None:
         before = sharing().tables
         for gib in range(0, 64, 16):
             assert calls.poke(at + gib * GIB + 5 * GRANULE, 1)
-        # For each a table of PTEs and a PMD table.
-        assert sharing().tables - before == 8 + (1 if before == 0 else 0) or sharing().tables - before == 9
+        # For each a table of PTEs and a PMD table, and one PUD table for all.
+        assert sharing().tables - before == 4 + 4 + 1
 
 
 def signal_of(action: object, *arguments: object) -> int:
@@ -168,8 +168,8 @@ def test_dont_need_drops_the_callers_links_alone() -> None:
         # Two whole granules and parts of two others.
         agents.do(0, "madvise", at[0] + PAGE, 4 * GRANULE - 2 * PAGE, 4)
         assert agents.call("shared_kib") == [2 * GRANULE // 1024, 4 * GRANULE // 1024]
-        assert agents.faults(1, "touch", at[1], 4 * GRANULE) == 0
-        assert agents.faults(0, "touch", at[0], 4 * GRANULE) <= 2
+        assert agents.faults(1, at[1], 4 * GRANULE) == 0
+        assert agents.faults(0, at[0], 4 * GRANULE) <= 2
         assert agents.do(0, "peek", at[0] + 2 * GRANULE) == 7
 
 
@@ -209,9 +209,11 @@ def test_the_faulting_process_is_charged() -> None:
 
 
 def test_faults_are_counted_once() -> None:
-    with calls.memfd(GRANULE) as fd:
-        for flags in (calls.MAP_SHARED, SHARED_PT):
-            with calls.mapped(GRANULE, RW, flags, fd) as at:
-                before = counters.minor_faults()
-                assert calls.poke(at, 1)
-                assert counters.minor_faults() - before <= 1
+    """In the process's count, a granule's fault is one, and not one more for the host's."""
+    with calls.memfd(64 * GRANULE) as fd, calls.mapped(64 * GRANULE, RW, SHARED_PT, fd) as at:
+        calls.peek(at)
+        before = counters.minor_faults()
+        for granule in range(64):
+            calls.peek(at + granule * GRANULE)
+        # Fewer than half of the interpreter's own, where 63 would be counted twice.
+        assert 63 <= counters.minor_faults() - before < 63 + 31

@@ -12,7 +12,7 @@ import pytest
 from calls import GIB, GRANULE, MAP_ANONYMOUS, MAP_FIXED, MAP_SHARED, PAGE, RW, SHARED_PT, R
 from held import sharing
 
-from ptshare import abi, counters
+from ptshare import abi
 from ptshare.counters import SharingCounters
 
 
@@ -97,7 +97,7 @@ def test_a_hint_is_taken_where_it_fits(fd: int) -> None:
         ("EINVAL", {"offset": 1}),
         ("EINVAL", {"flags": SHARED_PT | MAP_FIXED, "unaligned": PAGE}),
         ("EINVAL", {"flags": SHARED_PT | calls.MAP_FIXED_NOREPLACE, "unaligned": GRANULE // 2}),
-        ("EOVERFLOW", {"offset": (1 << 47) - GRANULE}),
+        ("EOVERFLOW", {"offset": 1 << 60}),
         ("EBADF", {"fd": 999}),
         ("EOPNOTSUPP", {"flags": SHARED_PT | calls.MAP_HUGETLB}),
         ("EOPNOTSUPP", {"flags": SHARED_PT | calls.MAP_HUGETLB | MAP_ANONYMOUS, "fd": -1}),
@@ -147,7 +147,7 @@ def test_refused_for_huge_pages(idle: SharingCounters) -> None:
 
 
 def test_refused_for_devices_and_sockets(idle: SharingCounters) -> None:
-    for name in ("/dev/mem", "/dev/zero", "/dev/null"):
+    for name in ("/dev/zero", "/dev/urandom"):
         with open(name, "rb") as file:
             assert calls.error_of(calls.mmap, GRANULE, R, SHARED_PT, file.fileno()) == "EOPNOTSUPP"
     with socket.socket() as sock:
@@ -176,10 +176,9 @@ def test_in_place_of_an_ordinary_mapping(directory: Path) -> None:
         area = calls.free_area(4 * GRANULE)
         calls.mmap(4 * GRANULE, RW, MAP_SHARED | MAP_FIXED, fd, addr=area)
         calls.touch(area, 2 * GRANULE)
-        before = counters.minor_faults()
         calls.mmap(4 * GRANULE, RW, SHARED_PT | MAP_FIXED, fd, addr=area)
-        calls.touch(area, 2 * GRANULE)
-        assert counters.minor_faults() - before <= 2 + 2
+        # A link for each granule.
+        assert calls.faults(area, 2 * GRANULE) <= 2
         assert calls.present(area + GRANULE + 77 * PAGE)
         calls.munmap(area, 4 * GRANULE)
     finally:
@@ -203,9 +202,7 @@ def test_populate(fd: int) -> None:
         calls.mapped(GRANULE, RW, SHARED_PT | calls.MAP_POPULATE, fd) as at,
         calls.mapped(GRANULE, RW, SHARED_PT, fd) as other,
     ):
-        before = counters.minor_faults()
-        calls.touch(at, GRANULE)
-        assert counters.minor_faults() - before <= 1
+        assert calls.faults(at, GRANULE) <= 1
         # It filled the shared tables: another guest finds all of it behind one fault.
         calls.peek(other)
         assert calls.present(other + 511 * PAGE)

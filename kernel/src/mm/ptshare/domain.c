@@ -217,8 +217,6 @@ static void ptshare_borrow_file(struct ptshare_domain *domain)
 	VMA_ITERATOR(vmi, domain->host, 0);
 
 	mmap_write_lock(domain->host);
-	/* rmap looks at a VMA's file under i_mmap_rwsem alone. */
-	i_mmap_lock_write(domain->mapping);
 
 	spin_lock(&domain->lock);
 	old = domain->file;
@@ -231,14 +229,21 @@ static void ptshare_borrow_file(struct ptshare_domain *domain)
 	}
 	spin_unlock(&domain->lock);
 
-	if (file) {
-		for_each_vma(vmi, vma) {
-			vma->vm_file = get_file(file);
-			nr_refs++;
-		}
-		fput(file);
+	if (!file)
+		goto unlock;
+
+	/* Faults look at a VMA's file under its lock, rmap under i_mmap_rwsem. */
+	for_each_vma(vmi, vma)
+		vma_start_write(vma);
+	vma_iter_init(&vmi, domain->host, 0);
+	i_mmap_lock_write(domain->mapping);
+	for_each_vma(vmi, vma) {
+		vma->vm_file = get_file(file);
+		nr_refs++;
 	}
 	i_mmap_unlock_write(domain->mapping);
+	fput(file);
+unlock:
 	mmap_write_unlock(domain->host);
 
 	while (nr_refs--)
