@@ -161,6 +161,27 @@ def store(addr: int, length: int, value: int = 1) -> None:
         view[::PAGE] = bytes([value]) * (part // PAGE)
 
 
+def mincore(addr: int, length: int) -> bytes:
+    """mincore(2): a byte for each page."""
+    vector = ctypes.create_string_buffer(length // PAGE)
+    _checked(_libc.mincore(_size(addr), _size(length), vector))
+    return vector.raw
+
+
+class _Vector(ctypes.Structure):
+    """struct iovec"""
+
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def read_by_gup(addr: int, pid: int | None = None) -> int | None:
+    """The byte at ``addr`` by process_vm_readv(2), so get_user_pages(); ``None`` if refused."""
+    buffer = ctypes.create_string_buffer(1)
+    here, there = _Vector(ctypes.addressof(buffer), 1), _Vector(addr, 1)
+    arguments = (pid or os.getpid(), ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
+    return buffer.raw[0] if _libc.process_vm_readv(*arguments) == 1 else None
+
+
 def present(addr: int, pid: int | str = "self") -> bool:
     """The page tables have the page: proc_pid_pagemap(5), bit 63."""
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as file:

@@ -226,26 +226,41 @@ def test_killed_at_any_moment(idle: SharingCounters) -> None:
         assert settles(lambda: sharing().guests, idle.guests + 1)
 
 
-def test_two_threads_fault_and_unmap(idle: SharingCounters) -> None:
-    """One thread touches while another drops and remaps: a fault finds a link, or makes one."""
+def test_links_come_and_go_under_every_walk(idle: SharingCounters) -> None:
+    """One thread drops links while others fault, and walk the tables in each way there is."""
     import threading
 
     with calls.memfd(GIB) as fd, calls.mapped(GIB, RW, SHARED_PT, fd) as at:
         calls.touch(at, GIB)
         stop = threading.Event()
-        seen: list[int | None] = []
+        seen: set[int | None] = set()
+        spot = at + 100 * GRANULE
+
+        def fault() -> None:
+            while not stop.is_set():
+                seen.add(calls.peek(spot))
+
+        def walk() -> None:
+            with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+                while not stop.is_set():
+                    os.pread(pagemap.fileno(), GIB // PAGE * 8, at // PAGE * 8)
 
         def look() -> None:
             while not stop.is_set():
-                seen.append(calls.peek(at + 100 * GRANULE))
+                calls.mincore(at, GIB)
 
-        threads = [threading.Thread(target=look) for _ in range(3)]
+        def follow() -> None:
+            while not stop.is_set():
+                seen.add(calls.read_by_gup(spot))
+
+        threads = [threading.Thread(target=target) for target in (fault, walk, look, follow, follow)]
         for thread in threads:
             thread.start()
-        for _ in range(300):
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
             calls.madvise(at, GIB, 4)  # MADV_DONTNEED
-            calls.madvise(at + 100 * GRANULE, GRANULE, 4)
+            calls.madvise(spot, GRANULE, 4)
         stop.set()
         for thread in threads:
             thread.join()
-        assert set(seen) == {0}
+        assert seen == {0}

@@ -23,7 +23,6 @@ def test_a_warm_gib_costs_two_faults_and_four_tables() -> None:
         assert agents.faults(1, at[1], GIB) <= 2
         assert agents.own_pages(1) - before <= 4
         assert agents.call("shared_kib") == [GIB // 1024] * 2
-        
 
 
 @pytest.mark.parametrize(("shift", "offset"), [(GRANULE, 0), (0, GRANULE)], ids=["address", "offset"])

@@ -16,11 +16,12 @@
  *
  * Lock order:
  *
- *   mmap_lock of the guest's mm, or the guest's VMA lock
+ *   mmap_lock of the guest's mm
  *     ptshare_lock
- *       mmap_lock of the host mm
+ *     mmap_lock of the host mm
+ *       VMA locks of the host mm
  *         i_mmap_rwsem of the file
- *           ptshare_domain.lock
+ *       ptshare_domain.lock
  *
  * Documentation/mm/ptshare.rst tells the whole.
  */
@@ -160,27 +161,51 @@ static struct ptshare_domain *ptshare_alloc_domain(struct vm_area_struct *guest)
 	return domain;
 }
 
-static struct ptshare_domain *ptshare_get_domain(struct vm_area_struct *guest)
+static struct ptshare_domain *ptshare_find_domain(struct vm_area_struct *guest)
 {
 	struct address_space *mapping = guest->vm_file->f_mapping;
 	vm_flags_t class = guest->vm_flags & PTSHARE_CLASS;
 	struct ptshare_domain *domain;
 
-	mutex_lock(&ptshare_lock);
+	lockdep_assert_held(&ptshare_lock);
 	hash_for_each_possible(ptshare_domains, domain, node,
 			       (unsigned long)mapping) {
 		if (domain->mapping == mapping && domain->class == class) {
 			refcount_inc(&domain->guests_ref);
-			goto unlock;
+			return domain;
 		}
 	}
-	domain = ptshare_alloc_domain(guest);
-	if (!IS_ERR(domain)) {
-		hash_add(ptshare_domains, &domain->node, (unsigned long)mapping);
-		ptshare_nr_domains++;
-	}
-unlock:
+	return NULL;
+}
+
+static struct ptshare_domain *ptshare_get_domain(struct vm_area_struct *guest)
+{
+	struct ptshare_domain *domain, *new;
+
+	mutex_lock(&ptshare_lock);
+	domain = ptshare_find_domain(guest);
 	mutex_unlock(&ptshare_lock);
+	if (domain)
+		return domain;
+
+	/* Not under the lock: this can wait for a cgroup's memory. */
+	new = ptshare_alloc_domain(guest);
+	if (IS_ERR(new))
+		return new;
+
+	mutex_lock(&ptshare_lock);
+	domain = ptshare_find_domain(guest);
+	if (!domain) {
+		hash_add(ptshare_domains, &new->node,
+			 (unsigned long)new->mapping);
+		ptshare_nr_domains++;
+		domain = new;
+		new = NULL;
+	}
+	mutex_unlock(&ptshare_lock);
+
+	if (new)
+		ptshare_free_domain(new);
 	return domain;
 }
 
@@ -195,14 +220,6 @@ static void ptshare_put_domain(struct ptshare_domain *domain)
 	ptshare_free_domain(domain);
 }
 
-static void ptshare_add_guest(struct ptshare_domain *domain,
-			      struct vm_area_struct *vma)
-{
-	spin_lock(&domain->lock);
-	list_add_tail(&vma->ptshare_node, &domain->guests);
-	spin_unlock(&domain->lock);
-	atomic_long_inc(&ptshare_nr_guests);
-}
 
 /*
  * The guest whose open file the host borrowed is gone. Borrow from another
@@ -248,6 +265,22 @@ unlock:
 
 	while (nr_refs--)
 		fput(old);
+}
+
+static void ptshare_add_guest(struct ptshare_domain *domain,
+			      struct vm_area_struct *vma)
+{
+	bool borrow;
+
+	spin_lock(&domain->lock);
+	/* The lender was closed when this one was on its way. */
+	borrow = list_empty(&domain->guests) && vma->vm_file != domain->file;
+	list_add_tail(&vma->ptshare_node, &domain->guests);
+	spin_unlock(&domain->lock);
+	atomic_long_inc(&ptshare_nr_guests);
+
+	if (borrow)
+		ptshare_borrow_file(domain);
 }
 
 /* fork, or a split or move of a guest. */
@@ -337,10 +370,11 @@ int ptshare_attach(struct vm_area_struct *vma)
 	vma->vm_ops = &ptshare_guest_ops;
 	vma->vm_private_data = domain;
 	/*
-	 * Whatever the class may ever be allowed passes the checks of the
-	 * guest's own flags, and meets the host's in ptshare_fault().
+	 * What the class may ever read or write passes the checks of the
+	 * guest's own flags, and meets the host's in ptshare_fault(). Not so
+	 * VM_EXEC: security modules take it for a permission given before.
 	 */
-	vm_flags_set(vma, (domain->class & PTSHARE_MAY) >> 4);
+	vm_flags_set(vma, (domain->class & (VM_MAYREAD | VM_MAYWRITE)) >> 4);
 	ptshare_add_guest(domain, vma);
 	return 0;
 }

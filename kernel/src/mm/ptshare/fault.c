@@ -222,12 +222,13 @@ vm_fault_t ptshare_host_fault(struct mm_struct *host, unsigned long haddr,
 			      unsigned int flags)
 {
 	vm_fault_t ret = ptshare_host_fault_vma(host, haddr, flags);
+	vm_fault_t major = ret & VM_FAULT_MAJOR;
 
 	if (!(ret & VM_FAULT_RETRY))
 		return ret;
-	if (ret & VM_FAULT_MAJOR)
+	if (major)
 		flags |= FAULT_FLAG_TRIED;
-	return ptshare_host_fault_mmap(host, haddr, flags);
+	return ptshare_host_fault_mmap(host, haddr, flags) | major;
 }
 
 /**
@@ -293,7 +294,8 @@ vm_flags_t ptshare_segment(struct vm_area_struct *vma, unsigned long addr,
 	host_vma = ptshare_host_vma(host, haddr);
 	if (!WARN_ON_ONCE(!host_vma)) {
 		flags |= host_vma->vm_flags & VM_ACCESS_FLAGS;
-		*start = max(*start, addr - (haddr - host_vma->vm_start));
+		if (haddr - host_vma->vm_start < addr - *start)
+			*start = addr - (haddr - host_vma->vm_start);
 		if (host_vma->vm_end - haddr < *end - addr)
 			*end = addr + (host_vma->vm_end - haddr);
 	}

@@ -178,6 +178,16 @@ static const struct mm_walk_ops ptshare_carry_ops = {
 	.walk_lock = PGWALK_WRLOCK,
 };
 
+/* Does @vma map at @addr what is to be mapped there from @pgoff on? */
+static bool ptshare_carries(struct vm_area_struct *vma, unsigned long addr,
+			    struct address_space *mapping, unsigned long pgoff)
+{
+	return !vma_is_ptshare_guest(vma) && !is_vm_hugetlb_page(vma) &&
+	       (vma->vm_flags & VM_MAYSHARE) && vma->vm_file &&
+	       vma->vm_file->f_mapping == mapping &&
+	       vma_pgoff_offset(vma, addr) == pgoff;
+}
+
 /**
  * ptshare_carry_begin - note what a mapping about to be replaced has present
  * @file: the file to be mapped, NULL for anonymous memory
@@ -189,8 +199,8 @@ static const struct mm_walk_ops ptshare_carry_ops = {
  * Only ordinary shared mappings of the same range of the same file count. The
  * mmap_lock is held for writing until ptshare_carry_end().
  *
- * Return: what to give to ptshare_carry_end(), NULL if there is nothing, or
- * -ENOMEM.
+ * Return: what to give to ptshare_carry_end(). NULL if there is nothing, or no
+ * memory to note it in: then these pages fault one by one.
  */
 struct ptshare_carry *ptshare_carry_begin(struct file *file,
 					  unsigned long addr,
@@ -199,42 +209,50 @@ struct ptshare_carry *ptshare_carry_begin(struct file *file,
 					  unsigned long flags)
 {
 	const unsigned long both = MAP_FIXED | MAP_SHARED_PT;
-	unsigned long nr_pages = len >> PAGE_SHIFT;
-	struct ptshare_carry *carry = NULL;
+	unsigned long first = ULONG_MAX, last = 0, start, nr_pages;
+	struct address_space *mapping;
+	struct ptshare_carry *carry;
 	struct vm_area_struct *vma;
 	VMA_ITERATOR(vmi, current->mm, addr);
 
 	if ((flags & both) != both || !file)
 		return NULL;
 
+	mapping = ptshare_real_mapping(file);
 	for_each_vma_range(vmi, vma, addr + len) {
-		unsigned long start = max(vma->vm_start, addr);
-		unsigned long end = min(vma->vm_end, addr + len);
-
-		if (vma_is_ptshare_guest(vma) || is_vm_hugetlb_page(vma) ||
-		    !(vma->vm_flags & VM_MAYSHARE) || !vma->vm_file ||
-		    vma->vm_file->f_mapping != ptshare_real_mapping(file) ||
-		    vma_pgoff_offset(vma, start) !=
-		    pgoff + ((start - addr) >> PAGE_SHIFT))
+		start = max(vma->vm_start, addr);
+		if (!ptshare_carries(vma, start, mapping,
+				     pgoff + ((start - addr) >> PAGE_SHIFT)))
 			continue;
-		if (!carry) {
-			carry = kvzalloc(struct_size(carry, present,
-						     BITS_TO_LONGS(nr_pages)),
-					 GFP_KERNEL);
-			if (!carry)
-				return ERR_PTR(-ENOMEM);
-			carry->start = addr;
-			carry->nr_pages = nr_pages;
-		}
-		walk_page_range(current->mm, start, end, &ptshare_carry_ops,
-				carry);
+		first = min(first, start);
+		last = min(vma->vm_end, addr + len);
+	}
+	if (!last)
+		return NULL;
+
+	nr_pages = (last - first) >> PAGE_SHIFT;
+	carry = kvzalloc(struct_size(carry, present, BITS_TO_LONGS(nr_pages)),
+			 GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+	if (!carry)
+		return NULL;
+	carry->start = first;
+	carry->nr_pages = nr_pages;
+
+	vma_iter_set(&vmi, addr);
+	for_each_vma_range(vmi, vma, addr + len) {
+		start = max(vma->vm_start, addr);
+		if (ptshare_carries(vma, start, mapping,
+				    pgoff + ((start - addr) >> PAGE_SHIFT)))
+			walk_page_range(current->mm, start,
+					min(vma->vm_end, addr + len),
+					&ptshare_carry_ops, carry);
 	}
 	return carry;
 }
 
 /**
  * ptshare_carry_end - map in the host what was noted
- * @carry: from ptshare_carry_begin(), not an error
+ * @carry: from ptshare_carry_begin()
  * @addr: what mmap_region() returned
  *
  * Pages that went away meanwhile are left to ordinary faults.
@@ -253,7 +271,7 @@ void ptshare_carry_end(struct ptshare_carry *carry, unsigned long addr)
 	vma = vma_lookup(current->mm, addr);
 	host = vma_ptshare_domain(vma)->host;
 	for_each_set_bit(nr, carry->present, carry->nr_pages) {
-		unsigned long haddr = ptshare_host_addr(vma, addr) +
+		unsigned long haddr = ptshare_host_addr(vma, carry->start) +
 				      (nr << PAGE_SHIFT);
 
 		if (ptshare_pte_permits(host, haddr, 0))
