@@ -47,8 +47,16 @@ def build(tree: Path, out: Path, log: Path, progress: Callback) -> Path:
         total = json.loads(remembered.read_text()) if remembered.exists() else _STEPS
         already = _already_built(out)
     tracker = Tracker(progress, "build", total, already)
-    # The directory must not enter the hashes, so that another cache directory finds the same objects.
-    env = {"CCACHE_BASEDIR": str(cache.directory()), "CCACHE_NOHASHDIR": "1", "LC_ALL": "C.UTF-8"}
+    env = {
+        # The directory must not enter the hashes: another cache directory finds the same objects.
+        "CCACHE_BASEDIR": str(cache.directory()),
+        "CCACHE_NOHASHDIR": "1",
+        # What a file includes is told by the compiler as it compiles, not by a preprocessor run before.
+        "CCACHE_DEPEND": "1",
+        # A tree that was unpacked just now is older than its objects all the same.
+        "CCACHE_SLOPPINESS": "include_file_ctime,include_file_mtime",
+        "LC_ALL": "C.UTF-8",
+    }
     errors = []
     command = [
         "make",
