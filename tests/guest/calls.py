@@ -174,12 +174,21 @@ class _Vector(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-def read_by_gup(addr: int, pid: int | None = None) -> int | None:
-    """The byte at ``addr`` by process_vm_readv(2), so get_user_pages(); ``None`` if refused."""
+def _by_gup(call: str, addr: int) -> int | None:
     buffer = ctypes.create_string_buffer(1)
     here, there = _Vector(ctypes.addressof(buffer), 1), _Vector(addr, 1)
-    arguments = (pid or os.getpid(), ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
-    return buffer.raw[0] if _libc.process_vm_readv(*arguments) == 1 else None
+    done = getattr(_libc, call)(os.getpid(), ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
+    return buffer.raw[0] if done == 1 else None
+
+
+def read_by_gup(addr: int) -> int | None:
+    """The byte at ``addr`` by process_vm_readv(2), so get_user_pages(); ``None`` if refused."""
+    return _by_gup("process_vm_readv", addr)
+
+
+def write_by_gup(addr: int) -> bool:
+    """Store a zero by process_vm_writev(2); ``False`` if refused."""
+    return _by_gup("process_vm_writev", addr) is not None
 
 
 def present(addr: int, pid: int | str = "self") -> bool:
