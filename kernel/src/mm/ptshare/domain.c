@@ -21,7 +21,8 @@
  *     mmap_lock of the host mm
  *       VMA locks of the host mm
  *         i_mmap_rwsem of the file
- *       ptshare_domain.lock
+ *         ptshare_domain.windows
+ *           ptshare_domain.lock
  *
  * Documentation/mm/ptshare.rst tells the whole.
  */
@@ -38,32 +39,22 @@
 #include "../vma.h"
 #include "ptshare.h"
 
+#define CREATE_TRACE_POINTS
+#include <trace/events/ptshare.h>
+
 static DEFINE_MUTEX(ptshare_lock);
 static DEFINE_HASHTABLE(ptshare_domains, 8);
 static unsigned long ptshare_nr_domains;	/* under ptshare_lock */
+static u64 ptshare_ids;				/* under ptshare_lock */
 static atomic_long_t ptshare_nr_guests = ATOMIC_LONG_INIT(0);
 
 static struct lock_class_key ptshare_host_mmap_lock_key;
 
-/*
- * No CPU runs in the host mm, so the flush of the host mm itself reaches none.
- * This is called from the same place, and before pages are freed.
- */
-static void ptshare_flush(struct mmu_notifier *mn, struct mm_struct *host,
-			  unsigned long start, unsigned long end)
+void ptshare_put_domain_ref(struct ptshare_domain *domain)
 {
-	flush_tlb_all();
+	if (refcount_dec_and_test(&domain->refs))
+		kfree(domain);
 }
-
-static void ptshare_free_notifier(struct mmu_notifier *mn)
-{
-	kfree(container_of(mn, struct ptshare_domain, mn));
-}
-
-static const struct mmu_notifier_ops ptshare_notifier_ops = {
-	.arch_invalidate_secondary_tlbs	= ptshare_flush,
-	.free_notifier			= ptshare_free_notifier,
-};
 
 /*
  * The host's one mapping of the file, from offset 0 on. It continues what
@@ -104,18 +95,26 @@ static void ptshare_free_domain(struct ptshare_domain *domain)
 {
 	struct mm_struct *host = domain->host;
 
-	mmu_notifier_put(&domain->mn);
+	/* Wait for those who have seen the start of an invalidation. */
+	down_write(&domain->windows);
+	domain->dying = true;
+	up_write(&domain->windows);
+
+	mmu_notifier_put(&domain->flush_mn);
+	mmu_notifier_put(&domain->range_mn);
 	mmput(host);
+	/* Until the host's VMAs were gone from i_mmap, rmap could find it. */
+	ptshare_put_domain_ref(domain);
 }
 
-static struct mm_struct *ptshare_alloc_host(void)
+static struct mm_struct *ptshare_alloc_host(struct ptshare_domain *domain)
 {
 	struct mm_struct *host = mm_alloc();
 
 	if (!host)
 		return NULL;
 	lockdep_set_class(&host->mmap_lock, &ptshare_host_mmap_lock_key);
-	host->ptshare_host = true;
+	host->ptshare_host = domain;
 #ifdef CONFIG_MEMCG
 	/* Nobody's: what is charged goes to whoever faults. */
 	host->owner = NULL;
@@ -123,35 +122,48 @@ static struct mm_struct *ptshare_alloc_host(void)
 	return host;
 }
 
+/* What mprotect() may do in the domain is a part of the class, too. */
+static bool ptshare_mdwe(const struct vm_area_struct *guest)
+{
+	return test_bit(MMF_HAS_MDWE, &guest->vm_mm->flags);
+}
+
 static struct ptshare_domain *ptshare_alloc_domain(struct vm_area_struct *guest)
 {
 	struct ptshare_domain *domain;
+	struct mm_struct *host;
 	int error;
 
 	domain = kzalloc(sizeof(*domain), GFP_KERNEL_ACCOUNT);
 	if (!domain)
 		return ERR_PTR(-ENOMEM);
-	domain->host = ptshare_alloc_host();
-	if (!domain->host) {
+	domain->host = ptshare_alloc_host(domain);
+	host = domain->host;
+	if (!host) {
 		kfree(domain);
 		return ERR_PTR(-ENOMEM);
 	}
 	domain->mapping = guest->vm_file->f_mapping;
 	domain->class = guest->vm_flags & PTSHARE_CLASS;
+	domain->mdwe = ptshare_mdwe(guest);
 	domain->file = guest->vm_file;
-	domain->mn.ops = &ptshare_notifier_ops;
+	domain->vm_ops = guest->vm_ops;
+	domain->flush_mn.ops = &ptshare_flush_ops;
+	domain->range_mn.ops = &ptshare_range_ops;
+	refcount_set(&domain->refs, 3);
 	refcount_set(&domain->guests_ref, 1);
 	spin_lock_init(&domain->lock);
 	INIT_LIST_HEAD(&domain->guests);
+	init_rwsem(&domain->windows);
+	INIT_LIST_HEAD(&domain->listeners);
 
 	mmap_write_lock(domain->host);
-	error = __mmu_notifier_register(&domain->mn, domain->host);
-	if (error) {
-		mmap_write_unlock(domain->host);
-		mmput(domain->host);
-		kfree(domain);
-		return ERR_PTR(error);
-	}
+	error = __mmu_notifier_register(&domain->flush_mn, domain->host);
+	if (error)
+		goto free;
+	error = __mmu_notifier_register(&domain->range_mn, domain->host);
+	if (error)
+		goto put_flush_mn;
 	error = ptshare_map_file(domain->host, guest);
 	mmap_write_unlock(domain->host);
 	if (error) {
@@ -159,6 +171,16 @@ static struct ptshare_domain *ptshare_alloc_domain(struct vm_area_struct *guest)
 		return ERR_PTR(error);
 	}
 	return domain;
+
+put_flush_mn:
+	refcount_set(&domain->refs, 1);
+	mmu_notifier_put(&domain->flush_mn);
+	domain = NULL;
+free:
+	mmap_write_unlock(host);
+	mmput(host);
+	kfree(domain);
+	return ERR_PTR(error);
 }
 
 static struct ptshare_domain *ptshare_find_domain(struct vm_area_struct *guest)
@@ -170,7 +192,8 @@ static struct ptshare_domain *ptshare_find_domain(struct vm_area_struct *guest)
 	lockdep_assert_held(&ptshare_lock);
 	hash_for_each_possible(ptshare_domains, domain, node,
 			       (unsigned long)mapping) {
-		if (domain->mapping == mapping && domain->class == class) {
+		if (domain->mapping == mapping && domain->class == class &&
+		    domain->mdwe == ptshare_mdwe(guest)) {
 			refcount_inc(&domain->guests_ref);
 			return domain;
 		}
@@ -199,8 +222,11 @@ static struct ptshare_domain *ptshare_get_domain(struct vm_area_struct *guest)
 		hash_add(ptshare_domains, &new->node,
 			 (unsigned long)new->mapping);
 		ptshare_nr_domains++;
+		new->id = ++ptshare_ids;
 		domain = new;
 		new = NULL;
+		trace_ptshare_create(domain->host, domain->mapping,
+				     domain->class);
 	}
 	mutex_unlock(&ptshare_lock);
 
@@ -209,17 +235,17 @@ static struct ptshare_domain *ptshare_get_domain(struct vm_area_struct *guest)
 	return domain;
 }
 
-static void ptshare_put_domain(struct ptshare_domain *domain)
+void ptshare_put_domain(struct ptshare_domain *domain)
 {
 	if (!refcount_dec_and_mutex_lock(&domain->guests_ref, &ptshare_lock))
 		return;
 	hash_del(&domain->node);
 	ptshare_nr_domains--;
+	trace_ptshare_free(domain->host, domain->mapping, domain->class);
 	mutex_unlock(&ptshare_lock);
 
 	ptshare_free_domain(domain);
 }
-
 
 /*
  * The guest whose open file the host borrowed is gone. Borrow from another
@@ -276,11 +302,16 @@ static void ptshare_add_guest(struct ptshare_domain *domain,
 	/* The lender was closed when this one was on its way. */
 	borrow = list_empty(&domain->guests) && vma->vm_file != domain->file;
 	list_add_tail(&vma->ptshare_node, &domain->guests);
+	INIT_LIST_HEAD(&vma->ptshare_listener);
 	spin_unlock(&domain->lock);
 	atomic_long_inc(&ptshare_nr_guests);
+	trace_ptshare_attach(vma, domain->host);
 
 	if (borrow)
 		ptshare_borrow_file(domain);
+	arch_ptshare_start(vma->vm_mm);
+	if (mm_has_notifiers(vma->vm_mm))
+		ptshare_listen(vma);
 }
 
 /* fork, or a split or move of a guest. */
@@ -290,6 +321,8 @@ static void ptshare_guest_open(struct vm_area_struct *vma)
 
 	refcount_inc(&domain->guests_ref);
 	ptshare_add_guest(domain, vma);
+	/* Moved, it may have grown. */
+	ptshare_relock(vma);
 }
 
 /* The links are gone and flushed: mm does both before it closes a VMA. */
@@ -298,6 +331,10 @@ static void ptshare_guest_close(struct vm_area_struct *vma)
 	struct ptshare_domain *domain = vma_ptshare_domain(vma);
 	struct vm_area_struct *first;
 	bool borrow;
+
+	trace_ptshare_detach(vma, domain->host);
+	if (!list_empty(&vma->ptshare_listener))
+		ptshare_stop_listening(vma);
 
 	spin_lock(&domain->lock);
 	list_del(&vma->ptshare_node);
@@ -310,6 +347,11 @@ static void ptshare_guest_close(struct vm_area_struct *vma)
 
 	if (borrow)
 		ptshare_borrow_file(domain);
+	/* Also of the last guest: another one may have found the domain. */
+	if (vma->vm_flags & VM_LOCKED)
+		ptshare_unlock_pages(domain,
+				     ptshare_host_addr(vma, vma->vm_start),
+				     ptshare_host_addr(vma, vma->vm_end));
 	ptshare_put_domain(domain);
 }
 
@@ -325,11 +367,38 @@ static vm_fault_t ptshare_guest_fault(struct vm_fault *vmf)
 	return VM_FAULT_SIGBUS;
 }
 
+#ifdef CONFIG_NUMA
+/* Pages are allocated by the file's policy, where it keeps one. */
+static int ptshare_guest_set_policy(struct vm_area_struct *vma,
+				    struct mempolicy *mpol)
+{
+	const struct vm_operations_struct *vm_ops = vma_ptshare_domain(vma)->vm_ops;
+
+	return vm_ops->set_policy ? vm_ops->set_policy(vma, mpol) : 0;
+}
+
+static struct mempolicy *ptshare_guest_get_policy(struct vm_area_struct *vma,
+						  unsigned long addr,
+						  pgoff_t *ilx)
+{
+	const struct vm_operations_struct *vm_ops = vma_ptshare_domain(vma)->vm_ops;
+
+	if (vm_ops->get_policy)
+		return vm_ops->get_policy(vma, addr, ilx);
+	*ilx = 0;
+	return vma->vm_policy;
+}
+#endif
+
 static const struct vm_operations_struct ptshare_guest_ops = {
 	.open		= ptshare_guest_open,
 	.close		= ptshare_guest_close,
 	.may_split	= ptshare_guest_may_split,
 	.fault		= ptshare_guest_fault,
+#ifdef CONFIG_NUMA
+	.set_policy	= ptshare_guest_set_policy,
+	.get_policy	= ptshare_guest_get_policy,
+#endif
 };
 
 /* Files whose pages live in the page cache, in PAGE_SIZE pieces if need be. */
@@ -347,7 +416,7 @@ bool ptshare_mapping_ok(struct address_space *mapping)
  *       its mm's mmap_lock is held for writing
  *
  * Return: 0; -EOPNOTSUPP for memory that is not page cache; -ENOMEM. On error
- * the VMA is as it was.
+ * the VMA is as it was, or a guest: vma_close() does what is right.
  */
 int ptshare_attach(struct vm_area_struct *vma)
 {
@@ -376,7 +445,7 @@ int ptshare_attach(struct vm_area_struct *vma)
 	 */
 	vm_flags_set(vma, (domain->class & (VM_MAYREAD | VM_MAYWRITE)) >> 4);
 	ptshare_add_guest(domain, vma);
-	return 0;
+	return vma->vm_flags & VM_LOCKED ? ptshare_lock_pages(vma) : 0;
 }
 
 /* For sysfs: what is held at this moment, by all domains together. */
@@ -393,4 +462,32 @@ void ptshare_count(struct ptshare_counts *counts)
 		bytes += mm_pgtables_bytes(domain->host);
 	mutex_unlock(&ptshare_lock);
 	counts->tables = bytes >> PAGE_SHIFT;
+}
+
+/* The number of the newest domain there was. */
+u64 ptshare_last_id(void)
+{
+	u64 id;
+
+	mutex_lock(&ptshare_lock);
+	id = ptshare_ids;
+	mutex_unlock(&ptshare_lock);
+	return id;
+}
+
+/* The first domain from a number on, with a reference as a guest has it. */
+struct ptshare_domain *ptshare_get_domain_from(u64 id)
+{
+	struct ptshare_domain *domain, *found = NULL;
+	int bucket;
+
+	mutex_lock(&ptshare_lock);
+	hash_for_each(ptshare_domains, bucket, domain, node) {
+		if (domain->id >= id && (!found || domain->id < found->id))
+			found = domain;
+	}
+	if (found)
+		refcount_inc(&found->guests_ref);
+	mutex_unlock(&ptshare_lock);
+	return found;
 }

@@ -7,10 +7,14 @@
  * walk the host's upper levels without a lock.
  */
 
+#include <linux/memcontrol.h>
+#include <linux/pgalloc.h>
 #include <linux/ptshare.h>
 #include <linux/sched/signal.h>
+#include <linux/shmem_fs.h>
 
-#include <asm/pgalloc.h>
+#include <trace/events/ptshare.h>
+
 #include <asm/tlb.h>
 
 #include "../internal.h"
@@ -34,52 +38,112 @@ static bool ptshare_access_ok(vm_flags_t vm_flags, unsigned int fault_flags)
 		return vm_flags & VM_WRITE;
 	if (fault_flags & FAULT_FLAG_INSTRUCTION)
 		return vm_flags & VM_EXEC;
-	return vm_flags & VM_ACCESS_FLAGS;
+	/* ptshare_gup_check() has seen FOLL_FORCE before. */
+	return (vm_flags & VM_ACCESS_FLAGS) || (fault_flags & FAULT_FLAG_FORCE);
 }
 
 /*
- * The value of the host's PUD entry for @haddr; none where there is no table.
- * Needs no lock: see the head of this file.
+ * The value of a PUD entry, the host's or a guest's; none where there is no
+ * table. Needs no lock but the guest's VMA: see the head of this file.
  */
-static pud_t ptshare_host_pudval(struct mm_struct *host, unsigned long haddr)
+static pud_t ptshare_pudval(struct mm_struct *mm, unsigned long addr)
 {
-	pgd_t *pgd = pgd_offset(host, haddr);
+	pgd_t *pgd = pgd_offset(mm, addr);
 	p4d_t *p4d;
 
 	if (!pgd_present(READ_ONCE(*pgd)))
 		return __pud(0);
-	p4d = p4d_offset(pgd, haddr);
+	p4d = p4d_offset(pgd, addr);
 	if (!p4d_present(READ_ONCE(*p4d)))
 		return __pud(0);
-	return READ_ONCE(*pud_offset(p4d, haddr));
+	return READ_ONCE(*pud_offset(p4d, addr));
 }
 
 /* The value of the host's PMD entry for @haddr; none where there is no table. */
 static pmd_t ptshare_host_pmdval(struct mm_struct *host, unsigned long haddr)
 {
-	pud_t pud = ptshare_host_pudval(host, haddr);
+	pud_t pud = ptshare_pudval(host, haddr);
 
 	if (!pud_present(pud))
 		return __pmd(0);
 	return pmdp_get_lockless(pmd_offset(&pud, haddr));
 }
 
-/*
- * Does the PTE that stands in the host's tables allow the access? If so, all
- * that a fault has to do is to link.
- */
-bool ptshare_pte_permits(struct mm_struct *host, unsigned long haddr,
-			 unsigned int fault_flags)
+/* Does the PTE for @addr in this table, the host's, allow the access? */
+static bool ptshare_pmd_permits(pmd_t pmd, unsigned long addr,
+				unsigned int fault_flags)
 {
-	pmd_t pmd = ptshare_host_pmdval(host, haddr);
 	pte_t pte;
 
 	if (!pmd_present(pmd))
 		return false;
-	pte = ptep_get_lockless(pte_offset_kernel(&pmd, haddr));
+	pte = ptep_get_lockless(pte_offset_kernel(&pmd, addr));
 	if (!pte_access_permitted(pte, fault_flags & FAULT_FLAG_WRITE))
 		return false;
 	return !(fault_flags & FAULT_FLAG_INSTRUCTION) || pte_exec(pte);
+}
+
+/* The same of what stands in the host's tables at this moment. */
+bool ptshare_pte_permits(struct mm_struct *host, unsigned long haddr,
+			 unsigned int fault_flags)
+{
+	return ptshare_pmd_permits(ptshare_host_pmdval(host, haddr), haddr,
+				   fault_flags);
+}
+
+/*
+ * A PUD entry inside a guest VMA points either at a PMD table of the process's
+ * own, or at one of the host's. The share count tells: it is raised by links
+ * alone, before they are made and until after they are gone.
+ */
+static bool ptshare_pud_is_link(pud_t pud)
+{
+	return ptdesc_pmd_pts_count(virt_to_ptdesc(pud_pgtable(pud)));
+}
+
+/*
+ * Does a link stand for @addr? Another thread may drop it at any time; the
+ * host's tables behind it stay while the VMA is locked, as does a table of the
+ * process's own.
+ *
+ * @pmdval: the entry that a walk finds; none where there is no table
+ */
+static bool ptshare_linked(const struct vm_area_struct *vma, unsigned long addr,
+			   pmd_t *pmdval)
+{
+	pud_t pud = ptshare_pudval(vma->vm_mm, addr);
+
+	*pmdval = __pmd(0);
+	if (!pud_present(pud))
+		return false;
+	*pmdval = pmdp_get_lockless(pmd_offset(&pud, addr));
+	return pmd_present(*pmdval) || ptshare_pud_is_link(pud);
+}
+
+/**
+ * ptshare_sharers - vma_table_sharers() for guests
+ * @vma: the guest, locked against its close
+ * @addr: an address in it
+ *
+ * Return: the links to the host's table of PTEs, and to the PMD table that
+ * holds it. At least 1, since links come and go meanwhile.
+ */
+unsigned int ptshare_sharers(const struct vm_area_struct *vma,
+			     unsigned long addr)
+{
+	struct mm_struct *host = vma_ptshare_domain(vma)->host;
+	unsigned long haddr = ptshare_host_addr(vma, addr);
+	pud_t pud = ptshare_pudval(host, haddr);
+	int sharers = 0;
+	pmd_t pmd;
+
+	if (pud_present(pud)) {
+		sharers = ptdesc_pmd_pts_count(virt_to_ptdesc(pud_pgtable(pud)));
+		pmd = pmdp_get_lockless(pmd_offset(&pud, haddr));
+		if (pmd_present(pmd))
+			sharers += ptdesc_pmd_pts_count(page_ptdesc(pmd_pgtable(pmd)));
+	}
+	return max(sharers, 1);
 }
 
 /* May the guest link the whole PMD table around @addr, and not table by table? */
@@ -92,37 +156,76 @@ static bool ptshare_may_link_pud(const struct vm_area_struct *vma,
 	       base + PUD_SIZE <= vma->vm_end;
 }
 
+/* Where the process counts what it has linked: as RssFile or as RssShmem. */
+static atomic_long_t *ptshare_granules(const struct vm_area_struct *vma)
+{
+	bool shmem = shmem_mapping(vma_ptshare_domain(vma)->mapping);
+
+	return &vma->vm_mm->ptshare_granules[shmem];
+}
+
 /*
  * Link the PMD table of the host around @addr, if the guest has no table of
  * its own there.
  */
-static void ptshare_link_pud(struct mm_struct *mm, pud_t *pud, pmd_t *host_table)
+static void ptshare_link_pud(struct vm_area_struct *vma, unsigned long addr,
+			     pud_t *pud, pmd_t *host_table)
 {
+	struct mm_struct *mm = vma->vm_mm;
 	spinlock_t *ptl = pud_lock(mm, pud);
 
 	if (pud_none(*pud)) {
 		ptdesc_pmd_pts_inc(virt_to_ptdesc(host_table));
 		pud_populate(mm, pud, host_table);
-		atomic_long_add(PTRS_PER_PMD, &mm->ptshare_granules);
-	}
-	spin_unlock(ptl);
-}
-
-static void ptshare_link_pmd(struct mm_struct *mm, pmd_t *pmd, pgtable_t host_table)
-{
-	spinlock_t *ptl = pmd_lock(mm, pmd);
-
-	if (pmd_none(*pmd)) {
-		ptdesc_pmd_pts_inc(page_ptdesc(host_table));
-		pmd_populate(mm, pmd, host_table);
-		atomic_long_inc(&mm->ptshare_granules);
+		atomic_long_add(PTRS_PER_PMD, ptshare_granules(vma));
+		trace_ptshare_link(vma, addr, PUD_SIZE);
 	}
 	spin_unlock(ptl);
 }
 
 /*
+ * Link the table of PTEs around @addr, and those around it that the host has by
+ * now: who touches one granule is likely to touch the next, and a link costs a
+ * small part of a fault.
+ *
+ * @pmd: the guest's entry for @addr, in a table of the process's own
+ */
+static void ptshare_link_pmds(struct vm_area_struct *vma, unsigned long addr,
+			      unsigned long haddr, pmd_t *pmd)
+{
+	unsigned long start = max(round_down(addr, PTSHARE_LINK_AROUND), vma->vm_start);
+	unsigned long end = min(round_down(addr, PTSHARE_LINK_AROUND) +
+				PTSHARE_LINK_AROUND, vma->vm_end);
+	struct mm_struct *host = vma_ptshare_domain(vma)->host;
+	struct mm_struct *mm = vma->vm_mm;
+	unsigned long nr_links = 0;
+	spinlock_t *ptl;
+
+	pmd -= (addr - start) >> PMD_SHIFT;
+	haddr -= addr - start;
+	ptl = pmd_lock(mm, pmd);
+	for (; start < end; start += PMD_SIZE, haddr += PMD_SIZE, pmd++) {
+		pgtable_t table;
+		pmd_t host_pmd;
+
+		if (!pmd_none(*pmd))
+			continue;
+		host_pmd = ptshare_host_pmdval(host, haddr);
+		if (!pmd_present(host_pmd))
+			continue;
+		table = pmd_pgtable(host_pmd);
+		ptdesc_pmd_pts_inc(page_ptdesc(table));
+		pmd_populate(mm, pmd, table);
+		nr_links++;
+		trace_ptshare_link(vma, start, PMD_SIZE);
+	}
+	atomic_long_add(nr_links, ptshare_granules(vma));
+	spin_unlock(ptl);
+}
+
+/*
  * Make the guest's entry for @addr point at the host's table. Nothing is done
- * where the host has no table yet, or where the link stands already.
+ * where the host has no table yet.
  *
  * Nothing need be flushed: entries go from none to present only.
  */
@@ -130,15 +233,14 @@ static vm_fault_t ptshare_link(struct vm_area_struct *vma, unsigned long addr,
 			       unsigned long haddr)
 {
 	struct mm_struct *host = vma_ptshare_domain(vma)->host;
-	pmd_t host_pmd = ptshare_host_pmdval(host, haddr);
 	struct mm_struct *mm = vma->vm_mm;
 	pmd_t *host_pmds;
 	pud_t *pud, val;
 	p4d_t *p4d;
 
-	if (!pmd_present(host_pmd))
+	if (!pmd_present(ptshare_host_pmdval(host, haddr)))
 		return 0;
-	host_pmds = pud_pgtable(ptshare_host_pudval(host, haddr));
+	host_pmds = pud_pgtable(ptshare_pudval(host, haddr));
 
 	p4d = p4d_alloc(mm, pgd_offset(mm, addr), addr);
 	if (!p4d)
@@ -148,7 +250,7 @@ static vm_fault_t ptshare_link(struct vm_area_struct *vma, unsigned long addr,
 		return VM_FAULT_OOM;
 
 	if (pud_none(READ_ONCE(*pud)) && ptshare_may_link_pud(vma, addr, haddr))
-		ptshare_link_pud(mm, pud, host_pmds);
+		ptshare_link_pud(vma, addr, pud, host_pmds);
 	if (!pmd_alloc(mm, pud, addr))
 		return VM_FAULT_OOM;
 
@@ -160,8 +262,45 @@ static vm_fault_t ptshare_link(struct vm_area_struct *vma, unsigned long addr,
 	 */
 	val = READ_ONCE(*pud);
 	if (!pud_none(val) && pud_pgtable(val) != host_pmds)
-		ptshare_link_pmd(mm, pmd_offset(&val, addr), pmd_pgtable(host_pmd));
+		ptshare_link_pmds(vma, addr, haddr, pmd_offset(&val, addr));
 	return 0;
+}
+
+/**
+ * ptshare_link_warm - link what the host has of whole PUD_SIZEs
+ * @vma: a guest; its mm's mmap_lock is held for writing
+ * @start: start of a range in it that has no tables yet
+ * @end: its end
+ *
+ * Who maps or inherits what others use takes no fault to link it. Tables of
+ * PTEs are left to faults: mmap and fork must not take time for each granule.
+ * So is what there is no memory for.
+ */
+void ptshare_link_warm(struct vm_area_struct *vma, unsigned long start,
+		       unsigned long end)
+{
+	struct mm_struct *host = vma_ptshare_domain(vma)->host;
+	struct mm_struct *mm = vma->vm_mm;
+	unsigned long addr;
+
+	for (addr = round_up(start, PUD_SIZE); addr < end && end - addr >= PUD_SIZE;
+	     addr += PUD_SIZE) {
+		unsigned long haddr = ptshare_host_addr(vma, addr);
+		pud_t host_pud, *pud;
+		p4d_t *p4d;
+
+		if (!ptshare_may_link_pud(vma, addr, haddr))
+			return;
+		host_pud = ptshare_pudval(host, haddr);
+		if (!pud_present(host_pud))
+			continue;
+		p4d = p4d_alloc(mm, pgd_offset(mm, addr), addr);
+		pud = p4d ? pud_alloc(mm, p4d, addr) : NULL;
+		if (!pud)
+			return;
+		ptshare_link_pud(vma, addr, pud, pud_pgtable(host_pud));
+		cond_resched();
+	}
 }
 
 /*
@@ -248,15 +387,29 @@ vm_fault_t ptshare_fault(struct vm_area_struct *vma, unsigned long addr,
 	struct mm_struct *host = vma_ptshare_domain(vma)->host;
 	unsigned long haddr = ptshare_host_addr(vma, addr);
 	vm_fault_t ret;
+	bool linked;
+	pmd_t pmd;
 
-	if (ptshare_pte_permits(host, haddr, flags))
-		return ptshare_link(vma, addr, haddr);
+	/* Another guest may have brought in meanwhile what is asked for. */
+	linked = ptshare_linked(vma, addr, &pmd);
+	if (!linked)
+		pmd = ptshare_host_pmdval(host, haddr);
+	if (ptshare_pmd_permits(pmd, addr, flags))
+		return linked ? 0 : ptshare_link(vma, addr, haddr);
 
+	if (vma->vm_flags & VM_RAND_READ)
+		flags |= FAULT_FLAG_RAND_READ;
+	if (vma->vm_flags & VM_SEQ_READ)
+		flags |= FAULT_FLAG_SEQ_READ;
 	/* An mmap_lock, here the host's, is never taken under a VMA lock. */
 	if (flags & FAULT_FLAG_VMA_LOCK)
 		ret = ptshare_host_fault_vma(host, haddr, flags);
 	else
 		ret = ptshare_host_fault(host, haddr, flags);
+
+	/* The host belongs to no cgroup, it was counted for none. */
+	if (ret & VM_FAULT_MAJOR)
+		count_memcg_event_mm(vma->vm_mm, PGMAJFAULT);
 
 	if (ret & VM_FAULT_RETRY) {
 		/* What was dropped is the host's lock, the caller's must be too. */
@@ -268,7 +421,7 @@ vm_fault_t ptshare_fault(struct vm_area_struct *vma, unsigned long addr,
 	}
 	/* The fault is done and dropped the host's lock, the caller's is held. */
 	ret &= ~VM_FAULT_COMPLETED;
-	if (ret & VM_FAULT_ERROR)
+	if (linked || (ret & VM_FAULT_ERROR))
 		return ret;
 	return ret | ptshare_link(vma, addr, haddr);
 }
@@ -332,27 +485,20 @@ int ptshare_gup_check(struct vm_area_struct *vma, unsigned long addr,
  * caller; the gather flushes before the guest can be closed, also what CPUs
  * cached of the entry itself. The table stays, it is the host's.
  */
-static void ptshare_drop_link(struct mmu_gather *tlb, struct ptdesc *table,
+static void ptshare_drop_link(struct mmu_gather *tlb,
+			      struct vm_area_struct *vma, struct ptdesc *table,
 			      unsigned long addr, unsigned long size)
 {
 	ptdesc_pmd_pts_dec(table);
-	atomic_long_sub(size >> PMD_SHIFT, &tlb->mm->ptshare_granules);
+	atomic_long_sub(size >> PMD_SHIFT, ptshare_granules(vma));
+	trace_ptshare_unlink(vma, addr, size);
 	/* PTEs under the link may be cached one by one. */
 	tlb_flush_pte_range(tlb, addr, size);
 	tlb->freed_tables = 1;
 }
 
-/*
- * A PUD entry inside a guest VMA points either at a PMD table of the process's
- * own, or at one of the host's. The share count tells: it is raised by links
- * alone, before they are made and until after they are gone.
- */
-static bool ptshare_pud_is_link(pud_t pud)
-{
-	return ptdesc_pmd_pts_count(virt_to_ptdesc(pud_pgtable(pud)));
-}
-
-static void ptshare_unlink_pmds(struct mmu_gather *tlb, pud_t *pud,
+static void ptshare_unlink_pmds(struct mmu_gather *tlb,
+				struct vm_area_struct *vma, pud_t *pud,
 				unsigned long addr, unsigned long end)
 {
 	pmd_t *pmd = pmd_offset(pud, addr);
@@ -365,13 +511,14 @@ static void ptshare_unlink_pmds(struct mmu_gather *tlb, pud_t *pud,
 			continue;
 		table = page_ptdesc(pmd_pgtable(*pmd));
 		pmd_clear(pmd);
-		ptshare_drop_link(tlb, table, addr, PMD_SIZE);
+		ptshare_drop_link(tlb, vma, table, addr, PMD_SIZE);
 	}
 	spin_unlock(ptl);
 }
 
 /* [@addr, @end) lies under one PUD entry. */
-static void ptshare_unlink_pud(struct mmu_gather *tlb, unsigned long addr,
+static void ptshare_unlink_pud(struct mmu_gather *tlb,
+			       struct vm_area_struct *vma, unsigned long addr,
 			       unsigned long end)
 {
 	struct mm_struct *mm = tlb->mm;
@@ -397,14 +544,14 @@ static void ptshare_unlink_pud(struct mmu_gather *tlb, unsigned long addr,
 		struct ptdesc *table = virt_to_ptdesc(pud_pgtable(*pud));
 
 		pud_clear(pud);
-		ptshare_drop_link(tlb, table, addr & PUD_MASK, PUD_SIZE);
+		ptshare_drop_link(tlb, vma, table, addr & PUD_MASK, PUD_SIZE);
 		spin_unlock(ptl);
 		return;
 	}
 	spin_unlock(ptl);
 
 	/* A table of the process's own, it stays while the VMA does. */
-	ptshare_unlink_pmds(tlb, pud, addr, end);
+	ptshare_unlink_pmds(tlb, vma, pud, addr, end);
 }
 
 /**
@@ -425,7 +572,7 @@ void ptshare_unlink_range(struct mmu_gather *tlb, struct vm_area_struct *vma,
 	end = round_down(end, PMD_SIZE);
 	for (addr = round_up(start, PMD_SIZE); addr < end; addr = next) {
 		next = pud_addr_end(addr, end);
-		ptshare_unlink_pud(tlb, addr, next);
+		ptshare_unlink_pud(tlb, vma, addr, next);
 		cond_resched();
 	}
 }

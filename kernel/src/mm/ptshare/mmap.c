@@ -10,6 +10,9 @@
 #include <linux/pagewalk.h>
 #include <linux/ptshare.h>
 #include <linux/sched/signal.h>
+#include <linux/security.h>
+
+#include <trace/events/ptshare.h>
 
 #include <asm/tlb.h>
 
@@ -34,21 +37,15 @@ static struct address_space *ptshare_real_mapping(struct file *file)
 	return d_real_inode(file_dentry(file))->i_mapping;
 }
 
-/**
- * ptshare_mmap_check - refuse what MAP_SHARED_PT cannot do
- * @file: the file, NULL for MAP_ANONYMOUS
- * @addr: address as the caller of mmap() gave it
- * @len: length as the caller gave it
- * @pgoff: offset in pages
- * @flags: MAP_*, with MAP_SHARED_PT
- *
- * Return: 0; -EINVAL if a private mapping is asked for or if address, length
- * or offset are no multiples of the granule; -EOVERFLOW if the offset is too
- * large; -EOPNOTSUPP if the feature is switched off or does not support it.
+/*
+ * Refuse what MAP_SHARED_PT cannot do: -EINVAL if a private mapping is asked
+ * for or if address, length or offset are no multiples of the granule;
+ * -EOVERFLOW if the offset is too large; -EOPNOTSUPP if the feature is switched
+ * off or does not support it.
  */
-int ptshare_mmap_check(struct file *file, unsigned long addr,
-		       unsigned long len, unsigned long pgoff,
-		       unsigned long flags)
+static int ptshare_mmap_check(struct file *file, unsigned long addr,
+			      unsigned long len, unsigned long pgoff,
+			      unsigned long flags)
 {
 	unsigned long type = flags & MAP_TYPE;
 
@@ -57,9 +54,6 @@ int ptshare_mmap_check(struct file *file, unsigned long addr,
 	if (!READ_ONCE(ptshare_enabled))
 		return -EOPNOTSUPP;
 	if (flags & MAP_HUGETLB)
-		return -EOPNOTSUPP;
-	/* Locking pages for one guest among many is not supported yet. */
-	if ((flags & MAP_LOCKED) || (current->mm->def_flags & VM_LOCKED))
 		return -EOPNOTSUPP;
 	if (!IS_ALIGNED(len, PMD_SIZE))
 		return -EINVAL;
@@ -96,19 +90,18 @@ bool ptshare_may_mremap(struct vm_area_struct *vma, unsigned long addr,
 
 /**
  * ptshare_get_unmapped_area - find an address that can be linked
+ * @file: not used
  * @addr: a hint, or 0
  * @len: length, a multiple of PMD_SIZE
  * @pgoff: offset in pages, a multiple of PTRS_PER_PTE
  * @flags: MAP_*
- * @vm_flags: the VMA's flags to be
  *
  * Return: an address congruent to the offset modulo PMD_SIZE, and modulo
  * PUD_SIZE if @len is at least that and such an address is free; or an error.
  */
-unsigned long ptshare_get_unmapped_area(unsigned long addr, unsigned long len,
-					unsigned long pgoff,
-					unsigned long flags,
-					vm_flags_t vm_flags)
+unsigned long ptshare_get_unmapped_area(struct file *file, unsigned long addr,
+					unsigned long len, unsigned long pgoff,
+					unsigned long flags)
 {
 	unsigned long align = len >= PUD_SIZE ? PUD_SIZE : PMD_SIZE;
 	unsigned long offset = pgoff << PAGE_SHIFT;
@@ -118,16 +111,15 @@ unsigned long ptshare_get_unmapped_area(unsigned long addr, unsigned long len,
 		return IS_ALIGNED(addr, PMD_SIZE) ? addr : -EINVAL;
 
 	if (addr && IS_ALIGNED(addr - offset, align)) {
-		ret = mm_get_unmapped_area_vmflags(current->mm, NULL, addr, len,
-						   0, flags, vm_flags);
+		ret = mm_get_unmapped_area(current->mm, NULL, addr, len, 0,
+					   flags);
 		if (ret == addr)
 			return addr;
 	}
 again:
 	if (len + align < len)
 		return -ENOMEM;
-	ret = mm_get_unmapped_area_vmflags(current->mm, NULL, 0, len + align, 0,
-					   flags, vm_flags);
+	ret = mm_get_unmapped_area(current->mm, NULL, 0, len + align, 0, flags);
 	if (!IS_ERR_VALUE(ret))
 		return ret + ((offset - ret) & (align - 1));
 	if (align == PUD_SIZE) {
@@ -188,35 +180,23 @@ static bool ptshare_carries(struct vm_area_struct *vma, unsigned long addr,
 	       vma_pgoff_offset(vma, addr) == pgoff;
 }
 
-/**
- * ptshare_carry_begin - note what a mapping about to be replaced has present
- * @file: the file to be mapped, NULL for anonymous memory
- * @addr: where
- * @len: length, a multiple of PMD_SIZE
- * @pgoff: offset in pages
- * @flags: MAP_*
+/*
+ * Note what a mapping about to be replaced has present. Only ordinary shared
+ * mappings of the same range of the same file count.
  *
- * Only ordinary shared mappings of the same range of the same file count. The
- * mmap_lock is held for writing until ptshare_carry_end().
- *
- * Return: what to give to ptshare_carry_end(). NULL if there is nothing, or no
- * memory to note it in: then these pages fault one by one.
+ * NULL if there is nothing, or no memory to note it in: then these pages fault
+ * one by one.
  */
-struct ptshare_carry *ptshare_carry_begin(struct file *file,
-					  unsigned long addr,
-					  unsigned long len,
-					  unsigned long pgoff,
-					  unsigned long flags)
+static struct ptshare_carry *ptshare_carry_begin(struct file *file,
+						 unsigned long addr,
+						 unsigned long len,
+						 unsigned long pgoff)
 {
-	const unsigned long both = MAP_FIXED | MAP_SHARED_PT;
 	unsigned long first = ULONG_MAX, last = 0, start, nr_pages;
 	struct address_space *mapping;
 	struct ptshare_carry *carry;
 	struct vm_area_struct *vma;
 	VMA_ITERATOR(vmi, current->mm, addr);
-
-	if ((flags & both) != both || !file)
-		return NULL;
 
 	mapping = ptshare_real_mapping(file);
 	for_each_vma_range(vmi, vma, addr + len) {
@@ -250,26 +230,13 @@ struct ptshare_carry *ptshare_carry_begin(struct file *file,
 	return carry;
 }
 
-/**
- * ptshare_carry_end - map in the host what was noted
- * @carry: from ptshare_carry_begin()
- * @addr: what mmap_region() returned
- *
- * Pages that went away meanwhile are left to ordinary faults.
- */
-void ptshare_carry_end(struct ptshare_carry *carry, unsigned long addr)
+/* Pages that went away meanwhile are left to ordinary faults. */
+static void ptshare_carry_pages(const struct ptshare_carry *carry,
+				struct vm_area_struct *vma)
 {
-	struct vm_area_struct *vma;
-	struct mm_struct *host;
+	struct mm_struct *host = vma_ptshare_domain(vma)->host;
 	unsigned long nr;
 
-	if (!carry)
-		return;
-	if (IS_ERR_VALUE(addr))
-		goto out;
-
-	vma = vma_lookup(current->mm, addr);
-	host = vma_ptshare_domain(vma)->host;
 	for_each_set_bit(nr, carry->present, carry->nr_pages) {
 		unsigned long haddr = ptshare_host_addr(vma, carry->start) +
 				      (nr << PAGE_SHIFT);
@@ -282,8 +249,104 @@ void ptshare_carry_end(struct ptshare_carry *carry, unsigned long addr)
 			break;
 		cond_resched();
 	}
-out:
+}
+
+/**
+ * ptshare_do_mmap - do_mmap() for a guest
+ * @file: the file, NULL for anonymous memory
+ * @addr: address as the caller of mmap() gave it
+ * @len: length as the caller gave it
+ * @prot: PROT_*
+ * @flags: MAP_*, with MAP_SHARED_PT
+ * @pgoff: offset in pages
+ * @populate: set to how many bytes are to be populated
+ * @uf: what userfaultfd is to be told
+ *
+ * The new guest is filled with what is there already: pages that an ordinary
+ * mapping in its place had present, and what the host has by whole PUD_SIZEs.
+ *
+ * Return: as do_mmap(); or what ptshare_mmap_check() says.
+ */
+unsigned long ptshare_do_mmap(struct file *file, unsigned long addr,
+			      unsigned long len, unsigned long prot,
+			      unsigned long flags, unsigned long pgoff,
+			      unsigned long *populate, struct list_head *uf)
+{
+	struct ptshare_carry *carry = NULL;
+	struct vm_area_struct *vma;
+	int error;
+
+	*populate = 0;
+	error = ptshare_mmap_check(file, addr, len, pgoff, flags);
+	if (error)
+		return error;
+
+	if (file && (flags & MAP_FIXED))
+		carry = ptshare_carry_begin(file, addr, len, pgoff);
+	addr = do_mmap(file, addr, len, prot, flags, VM_SHARED_PT, pgoff,
+		       populate, uf);
+	if (!IS_ERR_VALUE(addr)) {
+		/* It may have merged with one before it. */
+		vma = vma_lookup(current->mm, addr);
+		if (carry)
+			ptshare_carry_pages(carry, vma);
+		ptshare_link_warm(vma, addr, addr + len);
+	}
 	kvfree(carry);
+	return addr;
+}
+
+/*
+ * The limit of VMAs that split_vma() has for others. For a host it is here,
+ * since to lock and unlock what the guests' own VMAs say must not fail.
+ */
+static bool ptshare_may_split_host(struct mm_struct *host, unsigned long haddr,
+				   unsigned long hend)
+{
+	int splits = (vma_lookup(host, haddr)->vm_start < haddr) +
+		     (vma_lookup(host, hend - 1)->vm_end > hend);
+
+	return !splits || host->map_count + splits <= sysctl_max_map_count;
+}
+
+/*
+ * map_deny_write_exec() for the whole domain: also if the caller is a child that
+ * has not inherited what its parent has denied itself.
+ */
+static bool ptshare_deny_write_exec(const struct ptshare_domain *domain,
+				    vm_flags_t old, vm_flags_t new)
+{
+	if (domain->mdwe && (new & VM_EXEC) &&
+	    ((new & VM_WRITE) || !(old & VM_EXEC)))
+		return true;
+	return map_deny_write_exec(old, new);
+}
+
+/* What do_mprotect_pkey() asks of any VMA, and what holds for guests alone. */
+static int ptshare_may_mprotect(struct vm_area_struct *vma, unsigned long prot,
+				bool rier, int pkey, vm_flags_t *newflags)
+{
+	const vm_flags_t may = (vma->vm_flags & PTSHARE_MAY) >> 4;
+	const unsigned long reqprot = prot;
+	int error;
+
+	if (pkey > 0)
+		return -EINVAL;
+	if (rier && (vma->vm_flags & VM_MAYEXEC))
+		prot |= PROT_EXEC;
+	*newflags = calc_vm_prot_bits(prot, 0) & VM_ACCESS_FLAGS;
+	if (*newflags & ~may)
+		return -EACCES;
+	error = security_file_mprotect(vma, reqprot, prot);
+	if (error)
+		return error;
+	if (!can_modify_vma(vma))
+		return -EPERM;
+	/*
+	 * A reader could otherwise take a public file away from all others who
+	 * read it.
+	 */
+	return vma->vm_flags & VM_MAYWRITE ? 0 : -EACCES;
 }
 
 /**
@@ -291,44 +354,50 @@ out:
  * @vma: the guest; its mm's mmap_lock is held for writing
  * @start: start of the range, inside @vma
  * @end: its end
- * @newflags: the new VM_READ, VM_WRITE, VM_EXEC; the caller has checked them
- *            against the guest's VM_MAY* flags, which are the class's
+ * @prot: the new PROT_READ, PROT_WRITE, PROT_EXEC, as the caller gave them
+ * @rier: to read is to execute, where that is within reach
+ * @pkey: protection key, -1 for none
  *
  * When this returns, no CPU uses a right that was taken away: the flush of the
  * host's tables at tlb_finish_mmu() reaches all.
  *
- * Return: 0, -EACCES, -EPERM for a sealed VMA, -ENOMEM, or -EINTR.
+ * Return: 0; -EINVAL for a protection key, which are per process, as shared
+ * tables are not; -EACCES, -EPERM for a sealed VMA, -ENOMEM, or -EINTR; or what
+ * a security module says.
  */
 int ptshare_mprotect(struct vm_area_struct *vma, unsigned long start,
-		     unsigned long end, vm_flags_t newflags)
+		     unsigned long end, unsigned long prot, bool rier, int pkey)
 {
-	struct mm_struct *host = vma_ptshare_domain(vma)->host;
+	struct ptshare_domain *domain = vma_ptshare_domain(vma);
 	unsigned long haddr = ptshare_host_addr(vma, start);
 	unsigned long hend = haddr + (end - start);
 	struct vm_area_struct *host_vma, *prev;
+	struct mm_struct *host = domain->host;
 	struct vma_iterator vmi;
 	struct mmu_gather tlb;
-	int error = 0;
+	vm_flags_t newflags;
+	int error;
 
-	if (!can_modify_vma(vma))
-		return -EPERM;
-	/*
-	 * A reader could otherwise take a public file away from all others who
-	 * read it.
-	 */
-	if (!(vma->vm_flags & VM_MAYWRITE))
-		return -EACCES;
+	error = ptshare_may_mprotect(vma, prot, rier, pkey, &newflags);
+	if (error)
+		return error;
 
-	newflags &= VM_ACCESS_FLAGS;
+	trace_ptshare_mprotect(vma, start, end, newflags);
 	if (mmap_write_lock_killable(host))
 		return -EINTR;
 
 	vma_iter_init(&vmi, host, haddr);
 	for_each_vma_range(vmi, host_vma, hend) {
-		if (map_deny_write_exec(host_vma->vm_flags, newflags)) {
+		if (ptshare_deny_write_exec(domain, host_vma->vm_flags,
+					    newflags)) {
 			error = -EACCES;
 			goto unlock;
 		}
+	}
+
+	if (!ptshare_may_split_host(host, haddr, hend)) {
+		error = -ENOMEM;
+		goto unlock;
 	}
 
 	vma_iter_init(&vmi, host, haddr);

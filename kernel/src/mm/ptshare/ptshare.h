@@ -18,6 +18,9 @@
 #define PTSHARE_BASE	PGDIR_SIZE
 #define PTSHARE_LIMIT	(TASK_SIZE_MAX & PUD_MASK)
 
+/* What a fault links around itself where granules are linked one by one. */
+#define PTSHARE_LINK_AROUND	(16 * PMD_SIZE)
+
 #define PTSHARE_MAY	(VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC)
 
 /* What makes an access class: the rights at mmap time, and those within reach. */
@@ -26,27 +29,50 @@
 /**
  * struct ptshare_domain - the page tables that one access class of a file shares
  * @node: in ptshare_domains, under ptshare_lock
+ * @id: never another one's; domains are numbered as they come
  * @mapping: the file; the host's VMAs pin it
  * @class: PTSHARE_CLASS bits of the guests
+ * @mdwe: the guests have denied themselves memory that is writable and
+ *        executable (PR_SET_MDWE)
+ * @vm_ops: what the file's mappings have
  * @host: the mm that owns the tables
- * @mn: flushes the guests' TLBs when the host's are flushed; its release frees
- *      the domain
- * @guests_ref: one for each guest VMA; falls to zero only under ptshare_lock
- * @lock: protects @guests, and @file together with the host's mmap_lock
+ * @flush_mn: flushes the guests' TLBs when the host's are flushed
+ * @range_mn: tells the guests' own mmu notifiers what the host's are told
+ * @refs: the guests together, and the two notifiers; the last one frees the
+ *        domain
+ * @guests_ref: one for each guest VMA, and for who reads the file in debugfs;
+ *              falls to zero only under ptshare_lock
+ * @lock: protects the lists, and @file together with the host's mmap_lock
  * @guests: the guest VMAs, through vm_area_struct.ptshare_node
  * @file: what the host's VMAs have open, always borrowed from a live guest
+ * @windows: held for writing to add and remove listeners, to set and clear
+ *           VM_LOCKED of guests, and to change the windows of either
+ * @listeners: guests whose mm has mmu notifiers, through
+ *             vm_area_struct.ptshare_listener; changes under @windows and @lock
+ * @dying: the last guest is gone; set under @windows
+ * @all_locks: mm_take_all_locks() holds @windows
  */
 struct ptshare_domain {
 	struct hlist_node node;
+	u64 id;
 	struct address_space *mapping;
 	vm_flags_t class;
+	bool mdwe;
+	const struct vm_operations_struct *vm_ops;
 	struct mm_struct *host;
-	struct mmu_notifier mn;
+	struct mmu_notifier flush_mn;
+	struct mmu_notifier range_mn;
+	refcount_t refs;
 	refcount_t guests_ref;
 
 	spinlock_t lock;
 	struct list_head guests;
 	struct file *file;
+
+	struct rw_semaphore windows;
+	struct list_head listeners;
+	bool dying;
+	bool all_locks;
 };
 
 struct ptshare_counts {
@@ -67,6 +93,19 @@ static inline unsigned long ptshare_host_addr(const struct vm_area_struct *guest
 /* domain.c */
 bool ptshare_mapping_ok(struct address_space *mapping);
 void ptshare_count(struct ptshare_counts *counts);
+u64 ptshare_last_id(void);
+struct ptshare_domain *ptshare_get_domain_from(u64 id);
+void ptshare_put_domain(struct ptshare_domain *domain);
+
+/* windows.c */
+extern const struct mmu_notifier_ops ptshare_flush_ops;
+extern const struct mmu_notifier_ops ptshare_range_ops;
+void ptshare_put_domain_ref(struct ptshare_domain *domain);
+void ptshare_listen(struct vm_area_struct *guest);
+void ptshare_stop_listening(struct vm_area_struct *guest);
+int ptshare_lock_pages(struct vm_area_struct *guest);
+void ptshare_unlock_pages(struct ptshare_domain *domain, unsigned long haddr,
+			  unsigned long hend);
 
 /* fault.c */
 bool ptshare_pte_permits(struct mm_struct *host, unsigned long haddr,
