@@ -30,6 +30,7 @@ missing_packages() {
 		xz xz-utils
 		ccache ccache
 		mkfs.ext4 e2fsprogs
+		systemd-analyze systemd
 		python3 python3
 	END
     if ! python3 -c 'import ensurepip, venv' 2> /dev/null; then
@@ -59,7 +60,7 @@ make_venv() {
     local stamp
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "python3 is $(python3 --version); Python 3.11 or newer is needed, put one first in PATH"
-    stamp=$({ python3 -VV; command -v python3; cat pyproject.toml; } | sha256sum)
+    stamp=$({ python3 -VV; command -v python3; cat pyproject.toml src/ptshare/preload/*.[ch]; } | sha256sum)
     if [[ -x .venv/bin/ptshare && -f .venv/stamp && $(< .venv/stamp) == "$stamp" ]]; then
         return
     fi

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Runs guest tests, which are ordinary pytest tests, in the lab's machine: one boot for all of them.
+"""Runs guest tests, which are ordinary pytest tests, in the lab's machine: one boot for all of them, or one
+each for as many parts as ``--guest-jobs`` says, at a time.
 
 On the host, tests below ``guest_paths`` (pyproject.toml) are collected as usual. When the first of them is
 due, a guest starts that runs pytest on all of them with ``--guest-inner``; its reports come back one by one
@@ -11,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--guest-config", default="base", metavar="NAME", help="kernel configuration; default: base"
     )
-    group.addoption("--guest-memory", default="4G", metavar="SIZE", help="the guest's memory; default: 4G")
+    group.addoption(
+        "--guest-mutant",
+        default="",
+        metavar="NAME",
+        help="on the kernel with this deliberate mistake: kernel/mutants/NAME.patch",
+    )
+    group.addoption("--guest-memory", default="5G", metavar="SIZE", help="the guest's memory; default: 5G")
     group.addoption(
         "--guest-cpus", default=4, type=int, metavar="N", help="the guest's processors; default: 4"
     )
@@ -45,6 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         help="for one test, unless it has a marker guest_timeout; default: 300",
     )
+    group.addoption("--guest-jobs", default=1, type=int, metavar="N", help="guests at a time; default: 1")
     group.addoption("--guest-inner", action="store_true", help="given by the host to the pytest in the guest")
     parser.addini("guest_paths", type="paths", default=[], help="directories of tests that run in the guest")
 
@@ -94,14 +102,74 @@ class _Inner:
 
 
 class _Outer:
-    """On the host: starts the guest when its first test is due, and logs each test's reports when its turn
-    comes.
-    """
+    """On the host: starts guests when the first test is due, and logs each test's reports in its turn."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._paths: list[Path] = config.getini("guest_paths")
-        self._items: list[pytest.Item] = []
+        self._runs: dict[str, _Run] = {}  # by the name of a test
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+        """Guest tests last: what can fail without a boot fails first."""
+        items.sort(key=self._is_guest_test)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Files are dealt to the guests in turn."""
+        items = [item for item in session.items if self._is_guest_test(item)]
+        files = list(dict.fromkeys(item.path for item in items))
+        jobs = max(1, self._config.getoption("--guest-jobs"))
+        for job in range(jobs):
+            its = [item for item in items if files.index(item.path) % jobs == job]
+            run = _Run(self._config, its)
+            self._runs.update({item.nodeid: run for item in its})
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        """In place of running a guest test here: have it run there, and log its reports."""
+        if not self._is_guest_test(item):
+            return None
+        hook = item.ihook
+        hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for run in self._all_runs():
+            run.start()
+        for report in self._runs[item.nodeid].outcome(item, self._pump_others):
+            hook.pytest_runtest_logreport(report=report)
+        hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Let the guests end, or end them if the session stopped early; see what their kernels said last."""
+        deadline = time.monotonic() + 30
+        for run in self._all_runs():
+            stopped = session.shouldfail or session.shouldstop
+            for report in run.finish(time.monotonic() if stopped else deadline):
+                session.ihook.pytest_runtest_logreport(report=report)
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_unconfigure(self) -> None:
+        for run in self._all_runs():
+            run.end()  # the session was interrupted
+
+    def _all_runs(self) -> list["_Run"]:
+        return list(dict.fromkeys(self._runs.values()))
+
+    def _pump_others(self, one: "_Run") -> None:
+        """What other guests send is taken meanwhile, so that they need not wait."""
+        for run in self._all_runs():
+            if run is not one:
+                run.pump(0.0)
+
+    def _is_guest_test(self, item: pytest.Item) -> bool:
+        return any(path in item.path.parents for path in self._paths)
+
+
+class _Run:
+    """One guest and its tests."""
+
+    def __init__(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        self._config = config
+        self._items = items
         self._guest: Guest | None = None
         self._failure = ""  # why no more tests can run
         self._partial = b""
@@ -111,64 +179,43 @@ class _Outer:
         self._reports: dict[str, list[pytest.TestReport]] = {}
         self._finished: set[str] = set()
         self._uncollected: dict[str, str] = {}
+        self._unlogged = {item.nodeid for item in items}
         self._reports_seen = 0
+        self._kernel_reports: list[Report] = []  # not logged yet
 
-    # Hooks
+    def start(self) -> None:
+        """Start the guest, unless it was started or could not be."""
+        if self._guest is None and not self._failure:
+            self._start()
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
-        """Guest tests last: what can fail without a boot fails first."""
-        items.sort(key=self._is_guest_test)
+    def end(self) -> None:
+        """End the guest at once."""
+        if self._guest is not None:
+            self._guest.__exit__(None, None, None)
+            self._guest = None
 
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self._items = [item for item in session.items if self._is_guest_test(item)]
+    def finish(self, deadline: float) -> Iterator[pytest.TestReport]:
+        """Let the guest end until then, or end it.
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
-        """In place of running a guest test here: have it run there, and log its reports."""
-        if not self._is_guest_test(item):
-            return None
-        hook = item.ihook
-        hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        for report in self._outcome(item):
-            hook.pytest_runtest_logreport(report=report)
-        hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-        return True
-
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Let the guest end, or end it if the session stopped early; see what the kernel printed last."""
+        :return: reports of what the kernel printed after the last test
+        """
         guest = self._guest
         if guest is None:
             return
-        deadline = time.monotonic() + 30
-        while (
-            guest.running
-            and not session.shouldfail
-            and not session.shouldstop
-            and time.monotonic() < deadline
-        ):
-            self._pump(guest)
+        while guest.running and time.monotonic() < deadline:
+            self.pump()
         guest.__exit__(None, None, None)
-        for report in self._kernel_reports_elsewhere(""):
-            session.ihook.pytest_runtest_logreport(report=report)
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        self._take_kernel_reports("")
+        self._unlogged.clear()  # there are some if the session stopped early
+        yield from self._kernel_reports_elsewhere()
         self._guest = None
-
-    def pytest_unconfigure(self) -> None:
-        if self._guest is not None:  # the session was interrupted
-            self._guest.__exit__(None, None, None)
-
-    # The guest
-
-    def _is_guest_test(self, item: pytest.Item) -> bool:
-        return any(path in item.path.parents for path in self._paths)
 
     def _start(self) -> None:
         option = self._config.getoption
         capture: Any = self._config.pluginmanager.getplugin("capturemanager")
         try:
             with capture.global_and_fixture_disabled() if capture else nullcontext():
-                image = build_image(option("--guest-config"), ProgressLine())
+                image = build_image(option("--guest-config"), ProgressLine(), mutant=option("--guest-mutant"))
             # The guest's own configuration file is the host's; what it prints is kept in case it fails.
             inner = [sys.executable, "-m", "pytest", "--guest-inner", "-p", "no:cacheprovider", "-q"]
             inner += ["--rootdir", str(self._config.rootpath)]
@@ -181,15 +228,18 @@ class _Outer:
                 memory=option("--guest-memory"),
                 cpus=option("--guest-cpus"),
                 cwd=self._config.rootpath,
+                # For the test of what such a page needs: the others get by with the rest.
+                giant_pages=1,
             )
         except LabError as error:
             self._failure = f"no guest: {error}"
             return
         self._deadline = time.monotonic() + self._idle_seconds
 
-    def _pump(self, guest: Guest) -> None:
+    def pump(self, seconds: float = 0.2) -> None:
         """Take what the guest sends, for a short while."""
-        self._absorb(guest.poll(0.2))
+        if self._guest is not None:
+            self._absorb(self._guest.poll(seconds))
 
     def _absorb(self, output: list[tuple[str, bytes]]) -> None:
         for name, data in output:
@@ -232,16 +282,20 @@ class _Outer:
 
     # Outcomes
 
-    def _outcome(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
-        """The reports of one test, after waiting for it, and those of the kernel's complaints."""
-        if self._guest is None and not self._failure:
-            self._start()
+    def outcome(
+        self, item: pytest.Item, meanwhile: Callable[["_Run"], object]
+    ) -> Iterator[pytest.TestReport]:
+        """The reports of one test, after waiting for it, and those of the kernel's complaints.
+
+        :param meanwhile: called again and again while it waits
+        """
         guest = self._guest
         if guest is None:
             yield _failed(item, "setup", self._failure)
             return
         while item.nodeid not in self._finished and not self._failure:
-            self._pump(guest)
+            self.pump()
+            meanwhile(self)
             if item.nodeid in self._finished:
                 break
             if not guest.running:
@@ -252,7 +306,7 @@ class _Outer:
                 what = self._running or "pytest's start"
                 self._absorb(guest.time_out())
                 self._failure = f"the guest was stopped: the time for {what} was up"
-        kernel = [report for report in self._new_kernel_reports() if report.mark == item.nodeid]
+        kernel = self._take_kernel_reports(item.nodeid)
         if item.nodeid in self._finished:
             reports = self._reports.pop(item.nodeid)
             if kernel:
@@ -269,8 +323,7 @@ class _Outer:
             yield _failed(item, "call", text)
         else:
             yield _failed(item, "setup", f"did not run: {self._failure}")
-        yield from self._kernel_reports_elsewhere(item.nodeid)
-        self._reports_seen = len(guest.reports)
+        yield from self._kernel_reports_elsewhere()
 
     def _ending(self, guest: Guest) -> str:
         """How the guest came to end before its time."""
@@ -282,13 +335,25 @@ class _Outer:
         said = self._output.decode(errors="replace")
         return f"ended: pytest in it exited with {guest.status} and said:\n{said}"
 
-    def _new_kernel_reports(self) -> list[Report]:
-        return self._guest.reports[self._reports_seen :] if self._guest else []
+    def _take_kernel_reports(self, nodeid: str) -> list[Report]:
+        """What the kernel reported while this test ran, which is logged now. Tests can have run since."""
+        assert self._guest is not None
+        self._kernel_reports += self._guest.reports[self._reports_seen :]
+        self._reports_seen = len(self._guest.reports)
+        self._unlogged.discard(nodeid)
+        its = [report for report in self._kernel_reports if report.mark == nodeid]
+        self._kernel_reports = [
+            report for report in self._kernel_reports if report.mark != nodeid or not nodeid
+        ]
+        return its
 
-    def _kernel_reports_elsewhere(self, nodeid: str) -> Iterator[pytest.TestReport]:
+    def _kernel_reports_elsewhere(self) -> Iterator[pytest.TestReport]:
         """A failing entry for each report that came when no test ran, or after its test was logged."""
-        for report in self._new_kernel_reports():
-            if report.mark != nodeid or not nodeid:
+        reports, self._kernel_reports = self._kernel_reports, []
+        for report in reports:
+            if report.mark in self._unlogged:
+                self._kernel_reports.append(report)
+            else:
                 when = report.mark or "before the first test"
                 yield pytest.TestReport(
                     nodeid=f"kernel::{report.kind} ({when})",

@@ -88,6 +88,31 @@ def test_passes():
 """
 
 
+#: Two files, each for a guest of its own. The second is far ahead when the first is told of.
+TWO_GUESTS = {
+    "test_one.py": """
+import time
+
+def test_boot_id_one():
+    time.sleep(20)
+    assert False, open("/proc/sys/kernel/random/boot_id").read()
+
+def test_passes_one():
+    pass
+""",
+    "test_two.py": """
+def test_boot_id_two():
+    assert False, open("/proc/sys/kernel/random/boot_id").read()
+
+def test_warns_two():
+    open("/dev/kmsg", "w").write("<4>WARNING: CPU: 0 PID: 1 at mm/two.c:1")
+
+def test_passes_two():
+    pass
+""",
+}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a pytest with guest tests printed."""
@@ -97,7 +122,7 @@ class Outcome:
 
     def of(self, test: str) -> list[str]:
         """Verdicts on a test, in order."""
-        pattern = rf"^test_sample\.py::{re.escape(test)} ([A-Z]+)"
+        pattern = rf"^test_\w+\.py::{re.escape(test)} ([A-Z]+)"
         return re.findall(pattern, self.text, re.MULTILINE)
 
     def section(self, test: str) -> str:
@@ -106,12 +131,33 @@ class Outcome:
         return match[1] if match else ""
 
 
-def run_sample(directory: Path, tests: str, *options: str) -> Outcome:
+@pytest.fixture(scope="module")
+def config(request: pytest.FixtureRequest) -> str:
+    """The kernel configuration that this run of the tests is about, built."""
+    name = str(request.config.getoption("--guest-config"))
+    build_image(config=name, progress=ProgressLine())
+    return name
+
+
+def run_sample(directory: Path, config: str, tests: str | dict[str, str], *options: str) -> Outcome:
+    """:param tests: one file, or several by their names"""
     (directory / "pytest.ini").write_text(f"[pytest]\npythonpath = {TESTS}\nguest_paths = .\n")
     (directory / "conftest.py").write_text('pytest_plugins = ["guest_plugin"]\n')
-    (directory / "test_sample.py").write_text(tests)
+    for name, text in ({"test_sample.py": tests} if isinstance(tests, str) else tests).items():
+        (directory / name).write_text(text)
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--color=no", *options],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-v",
+            "-p",
+            "no:cacheprovider",
+            "--color=no",
+            "--guest-config",
+            config,
+            *options,
+        ],
         cwd=directory,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -122,15 +168,13 @@ def run_sample(directory: Path, tests: str, *options: str) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def failing(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    build_image(progress=ProgressLine())
-    return run_sample(tmp_path_factory.mktemp("failing"), FAILING)
+def failing(tmp_path_factory: pytest.TempPathFactory, config: str) -> Outcome:
+    return run_sample(tmp_path_factory.mktemp("failing"), config, FAILING)
 
 
 @pytest.fixture(scope="module")
-def crashing(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    build_image(progress=ProgressLine())
-    return run_sample(tmp_path_factory.mktemp("crashing"), CRASHING)
+def crashing(tmp_path_factory: pytest.TempPathFactory, config: str) -> Outcome:
+    return run_sample(tmp_path_factory.mktemp("crashing"), config, CRASHING)
 
 
 def test_outcomes_are_the_tests_own(failing: Outcome) -> None:
@@ -175,10 +219,35 @@ def test_a_crash_fails_the_test_with_the_end_of_the_console(crashing: Outcome) -
     assert crashing.status == 1
 
 
-def test_a_kernel_report_after_the_last_test_is_a_failure_of_its_own(tmp_path: Path) -> None:
-    build_image(progress=ProgressLine())
-    late = run_sample(tmp_path, WARNING_LATE)
+def test_a_kernel_report_after_the_last_test_is_a_failure_of_its_own(tmp_path: Path, config: str) -> None:
+    late = run_sample(tmp_path, config, WARNING_LATE)
     assert late.of("test_passes") == ["PASSED"], late.text
     assert "kernel::WARNING (after test_sample.py::test_passes) FAILED" in late.text
     assert "mm/late.c:1" in late.text
     assert late.status == 1
+
+
+def test_two_guests_at_a_time(tmp_path: Path, config: str) -> None:
+    """Each file has a guest of its own, and what its kernel says fails its own tests."""
+    both = run_sample(tmp_path, config, TWO_GUESTS, "--guest-jobs", "2")
+    verdicts = {
+        name: both.of(name)
+        for name in (
+            "test_boot_id_one",
+            "test_passes_one",
+            "test_boot_id_two",
+            "test_warns_two",
+            "test_passes_two",
+        )
+    }
+    assert verdicts == {
+        "test_boot_id_one": ["FAILED"],
+        "test_passes_one": ["PASSED"],
+        "test_boot_id_two": ["FAILED"],
+        "test_warns_two": ["FAILED"],
+        "test_passes_two": ["PASSED"],
+    }, both.text
+    boots = set(re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", both.text))
+    assert len(boots) == 2
+    assert "mm/two.c:1" in both.section("test_warns_two")
+    assert "kernel::" not in both.text

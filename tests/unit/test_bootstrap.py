@@ -17,8 +17,9 @@ BASICS = ("bash", "env", "sort", "dirname", "sha256sum", "cat", "cut")
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     path = tmp_path / "checkout"
-    (path / "scripts").mkdir(parents=True)
-    for name in ("test", "demo", "scripts/bootstrap.sh", "pyproject.toml"):
+    for directory in ("scripts", "src/ptshare/preload"):
+        (path / directory).mkdir(parents=True)
+    for name in ("test", "demo", "scripts/bootstrap.sh", "pyproject.toml", "src/ptshare/preload/calls.c"):
         shutil.copy(ROOT / name, path / name)
     return path
 

@@ -4,7 +4,7 @@
 import argparse
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -16,7 +16,8 @@ __all__ = ["add_parser", "run"]
 _EPILOG = """\
 exit status: 2 the lab cannot do it, said in one line on standard error. For "run": the command's own; 120
 the kernel reported a BUG, WARNING, lockdep, KASAN or the like, whatever the command returned; 121 the guest
-ended before the command did; 124 its time was up.
+ended before the command did; 124 its time was up. For "check": 1 if something was found; for
+"compare": 1 if the kernels differ, or ours reported something; for "mutants": 1 if one survived.
 """
 
 
@@ -44,7 +45,7 @@ def _build(args: argparse.Namespace) -> int:
     from ptshare.lab import build_image
     from ptshare.lab.terminal import ProgressLine
 
-    print(build_image(args.config, ProgressLine()).bzimage)
+    print(build_image(args.config, ProgressLine(), args.patches, args.mutant).bzimage)
     return 0
 
 
@@ -62,7 +63,7 @@ def _run(args: argparse.Namespace) -> int:
 
         return write
 
-    image = build_image(args.config, ProgressLine())
+    image = build_image(args.config, ProgressLine(), args.patches)
     result = run_guest(
         args.argv,
         image=image,
@@ -71,6 +72,7 @@ def _run(args: argparse.Namespace) -> int:
         stdout=to(sys.stdout.buffer),
         stderr=to(sys.stderr.buffer),
         timeout=args.timeout,
+        icount=args.icount,
     )
     complaint = result.complaint()
     if complaint:
@@ -85,7 +87,7 @@ def _shell(args: argparse.Namespace) -> int:
     from ptshare.lab.shell import shell
     from ptshare.lab.terminal import ProgressLine
 
-    result = shell(build_image(args.config, ProgressLine()), memory=args.memory, cpus=args.cpus)
+    result = shell(build_image(args.config, ProgressLine(), args.patches), memory=args.memory, cpus=args.cpus)
     complaint = result.complaint()
     if complaint:
         print(f"lab: {complaint}", file=sys.stderr)
@@ -97,6 +99,79 @@ def _patch(args: argparse.Namespace) -> int:
 
     sys.stdout.write(series.mailbox(kernel_dir.kernel_dir()))
     return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from ptshare.lab import check, kernel_dir
+    from ptshare.lab.terminal import ProgressLine
+
+    kernel, progress = kernel_dir.kernel_dir(), ProgressLine()
+    findings = check.checkpatch(kernel, progress)
+    if args.sparse:
+        findings += check.sparse(kernel, args.config, progress)
+    if args.each:
+        for subject, what in check.each_patch(kernel, args.config, progress):
+            print(f"{subject}: {what or 'builds and boots'}", flush=True)
+            if what:
+                findings.append(check.Finding(subject, what))
+    if args.arm64:
+        from ptshare.lab import cross
+
+        total, changes = cross.changed_objects(kernel, progress)
+        print(f"arm64: {total - len(changes)} of {total} objects have the same instructions")
+        for change in changes:
+            print(f"arm64: {change.name}: {change.bytes:+} bytes")
+    left = [finding for finding in findings if not finding.accepted]
+    for finding in findings if args.verbose else left:
+        print(finding)
+    print(f"lab: {len(left)} findings, and {len(findings) - len(left)} accepted ones", file=sys.stderr)
+    return 1 if left else 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from ptshare.lab.others.compare import compare
+    from ptshare.lab.others.outcomes import table
+    from ptshare.lab.terminal import ProgressLine
+
+    def say(text: str) -> None:
+        print(f"lab: {text}", file=sys.stderr)
+
+    found = compare(args.suite, args.config, args.parts, ProgressLine(), say)
+    print(table(found.rows, {"theirs": "Debian's kernel", "ours": "with the series"}), end="")
+    for kernel, reports in found.reports.items():
+        for report in reports:
+            say(f"{kernel}: the kernel reported: {report}")
+    return 0 if found.agrees else 1
+
+
+def _mutants(args: argparse.Namespace) -> int:
+    from ptshare.lab import build_image, cache, kernel_dir, mutants
+    from ptshare.lab.terminal import ProgressLine
+
+    kernel = kernel_dir.kernel_dir()
+    known = mutants.all_mutants(kernel)
+    if args.list:
+        for mutant in known:
+            print(f"{mutant.name}: {mutant.mistake}")
+        return 0
+    chosen = [mutants.find_mutant(kernel, name) for name in args.names] or known
+    log = cache.new_run_directory() / "pytest.log"
+    root = kernel.path.parent
+
+    def run_on(name: str, tests: Sequence[str], timeout: float) -> mutants.Outcome:
+        build_image(args.config, ProgressLine(), mutant=name)
+        outcome = mutants.run_tests(root, tests, name, args.config, timeout, log)
+        print(f"lab: {name or 'no mistake'}: {outcome}", file=sys.stderr)
+        return outcome
+
+    if args.control:
+        tests = list(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
+        outcome = run_on("", tests, args.timeout * len(chosen))
+        if outcome.test:
+            raise LabError(f"the kernel without a mistake fails: {outcome}; see {log}")
+    outcomes = [(mutant.name, run_on(mutant.name, mutant.tests, args.timeout)) for mutant in chosen]
+    print(mutants.table(outcomes), end="")
+    return 0 if all(outcome.test for _, outcome in outcomes) else 1
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -119,6 +194,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     group.add_argument(
         "--debug", dest="config", action="store_const", const="debug", help="short for --config debug"
     )
+    part = argparse.ArgumentParser(add_help=False)
+    part.add_argument(
+        "--patches",
+        type=int,
+        metavar="N",
+        help="with the first N patches of the series only, 0: the kernel as Debian has it; default: all",
+    )
     machine = argparse.ArgumentParser(add_help=False)
     machine.add_argument("--memory", default="4G", metavar="SIZE", help="the guest's memory; default: 4G")
     machine.add_argument(
@@ -133,11 +215,24 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     apply.set_defaults(run_lab=_apply)
     build = commands.add_parser(
-        "build", parents=[config], help="fetch, apply, configure, build; prints the image"
+        "build", parents=[config, part], help="fetch, apply, configure, build; prints the image"
+    )
+    build.add_argument(
+        "--mutant",
+        default="",
+        metavar="NAME",
+        help="with a deliberate mistake, kernel/mutants/NAME.patch; in a tree of its own",
     )
     build.set_defaults(run_lab=_build)
-    run_ = commands.add_parser("run", parents=[config, machine], help="boot and run a command in the guest")
+    run_ = commands.add_parser(
+        "run", parents=[config, part, machine], help="boot and run a command in the guest"
+    )
     run_.add_argument("--timeout", type=float, metavar="SECONDS", help="stop the guest then; default: never")
+    run_.add_argument(
+        "--icount",
+        action="store_true",
+        help="the guest's clock counts instructions, so that times repeat on a busy machine, too; slower",
+    )
     run_.add_argument(
         "-v", "--verbose", action="store_true", help="say how long the boot took, and where the console is"
     )
@@ -145,10 +240,60 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "argv", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="runs as root, in this directory"
     )
     run_.set_defaults(run_lab=_run)
-    shell = commands.add_parser("shell", parents=[config, machine], help="boot and open a shell in the guest")
+    shell = commands.add_parser(
+        "shell", parents=[config, part, machine], help="boot and open a shell in the guest"
+    )
     shell.set_defaults(run_lab=_shell)
     patch = commands.add_parser("patch", help="print new files and series as one mailable series")
     patch.set_defaults(run_lab=_patch)
+    check = commands.add_parser(
+        "check", parents=[config], help="checkpatch.pl --strict on the series, and sparse on the new files"
+    )
+    check.add_argument(
+        "--sparse", action="store_true", help="sparse too; configures and builds what it needs"
+    )
+    check.add_argument(
+        "--each",
+        action="store_true",
+        help="build and boot the kernel after each patch of the series too; most of an hour on 2 processors",
+    )
+    check.add_argument(
+        "--arm64",
+        action="store_true",
+        help="compile for an architecture without the feature, and tell which objects differ from Debian's",
+    )
+    check.add_argument("-v", "--verbose", action="store_true", help="what is accepted, too, and why")
+    check.set_defaults(run_lab=_check)
+    mutants = commands.add_parser(
+        "mutants",
+        parents=[config],
+        help="kernels with a deliberate mistake each, and the tests that must find it; a table in Markdown",
+    )
+    mutants.add_argument("--list", action="store_true", help="say which there are, and do nothing else")
+    mutants.add_argument(
+        "--control", action="store_true", help="first the same tests on the kernel without a mistake"
+    )
+    mutants.add_argument(
+        "--timeout",
+        default=300.0,
+        type=float,
+        metavar="SECONDS",
+        help="for each, after it is built; a test that is not done then has found it; default: 300",
+    )
+    mutants.add_argument("names", nargs="*", metavar="NAME", help="default: all in kernel/mutants")
+    mutants.set_defaults(run_lab=_mutants)
+    compare = commands.add_parser(
+        "compare",
+        parents=[config],
+        help="other people's tests on Debian's kernel and on ours; a table in Markdown",
+    )
+    compare.add_argument(
+        "suite", choices=("selftests", "stress-ng"), help="the kernel's own of mm/, or Debian's stress-ng"
+    )
+    compare.add_argument(
+        "parts", nargs="*", metavar="PART", help="categories of run_vmtests.sh, or stressors; default: all"
+    )
+    compare.set_defaults(run_lab=_compare)
     lab_demo.add_parser(commands)
 
 

@@ -76,9 +76,10 @@ def patched_files(source: Source, kernel: KernelDir, scratch: Path) -> None:
         )
         if result.returncode:
             reason = _explain(result.stdout + result.stderr)
+            what = "it" if kernel.mutant and patch == kernel.patches[-1] else f"the series in {patch.parent}"
             raise LabError(
                 f"{patch.name} does not apply to Linux {source.release} ({reason}); "
-                f"the series in {patch.parent} needs a rebase onto this source"
+                f"{what} needs a rebase onto this source"
             )
 
 
@@ -106,10 +107,11 @@ def apply(source: Source, kernel: KernelDir) -> Path:
 
     :raises LabError: a patch does not apply, or the disk is full
     """
-    trees = cache.directory("tree")
-    tree = trees / source.version
+    trees = cache.directory(f"{kernel.area}tree")
+    whole, part = trees / source.version, trees / f"{source.version}-part"
+    tree = whole if kernel.part is None else part
     for other in trees.iterdir():
-        if other != tree:
+        if other not in (whole, part):
             shutil.rmtree(other, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=cache.directory()) as temporary:
         scratch = Path(temporary)

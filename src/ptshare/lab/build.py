@@ -29,14 +29,21 @@ def make_arguments() -> list[str]:
     return arguments
 
 
+#: What is made, and whether objects of former builds may be taken for it. Not where a file has another one
+#: in it by .incbin, as the kernel in the image: of that ccache knows nothing (CCACHE_DEPEND), and takes the
+#: object of another kernel if all sizes happen to be the same.
+_TARGETS = (("arch/x86/realmode/", False), ("vmlinux", True), ("bzImage", False))
+
+
 def _already_built(out: Path) -> int:
     return sum(1 for path in out.rglob("*.o") if path.is_file())
 
 
-def build(tree: Path, out: Path, log: Path, progress: Callback) -> Path:
+def build(tree: Path, out: Path, log: Path, progress: Callback, name: str = "") -> Path:
     """Build what is out of date and return the bzImage.
 
     :param log: file that gets make's output
+    :param name: end of the kernel's release, behind the configuration's; few objects know it
     :raises LabError: a tool is missing, the disk is full, or the source does not compile
     """
     need_tools("make", "gcc", "ld", "flex", "bison", "bc", "/usr/include/gelf.h")
@@ -57,22 +64,21 @@ def build(tree: Path, out: Path, log: Path, progress: Callback) -> Path:
         "CCACHE_SLOPPINESS": "include_file_ctime,include_file_mtime",
         "LC_ALL": "C.UTF-8",
     }
+    if name:
+        env["LOCALVERSION"] = name
     errors = []
-    command = [
-        "make",
-        "-C",
-        str(tree),
-        f"O={out}",
-        f"-j{len(os.sched_getaffinity(0))}",
-        *make_arguments(),
-        "bzImage",
-    ]
-    with log.open("w") as file, lines_of(command, log=file, env=env) as (process, lines):
-        for line in lines:
-            if _STEP.match(line):
-                tracker.step()
-            elif _ERROR.search(line):
-                errors.append(line.strip())
+    command = ["make", "-C", str(tree), f"O={out}", f"-j{len(os.sched_getaffinity(0))}", *make_arguments()]
+    with log.open("w") as file:
+        for target, cached in _TARGETS:
+            environment = env if cached else {**env, "CCACHE_DISABLE": "1"}
+            with lines_of([*command, target], log=file, env=environment) as (process, lines):
+                for line in lines:
+                    if _STEP.match(line):
+                        tracker.step()
+                    elif _ERROR.search(line):
+                        errors.append(line.strip())
+            if process.returncode:
+                break
     if process.returncode:
         if any("No space left on device" in line for line in errors):
             raise LabError(

@@ -11,7 +11,10 @@ import mmap
 import time
 from collections.abc import Callable
 
-__all__ = ["tsc_khz"]
+__all__ = ["ICOUNT_KHZ", "tsc_khz"]
+
+#: The counter of a guest whose clock counts instructions: nanoseconds of that clock.
+ICOUNT_KHZ = 1_000_000
 
 #: rdtsc; shl rdx, 32; or rax, rdx; ret
 _RDTSC = bytes.fromhex("0f31 48c1e220 4809d0 c3")

@@ -2,6 +2,7 @@
 """The kernel's configuration: tinyconfig and the fragments on top of it."""
 
 import hashlib
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -33,10 +34,20 @@ def dropped(wanted: dict[str, str], config: str) -> list[str]:
     return [f"{name}={value}" for name, value in wanted.items() if have.get(name, "n") != value]
 
 
-def _kconfig_digest(tree: Path, fragments: list[Path], changed: list[str]) -> str:
-    """Changes when the fragments do, or a Kconfig file of ours."""
-    digest = hashlib.sha256()
-    for path in [*fragments, *(tree / name for name in changed if Path(name).name.startswith("Kconfig"))]:
+def _wanted(kernel: KernelDir, config: str) -> dict[str, str]:
+    """What the fragments say. A kernel with a part of the series says so in its name."""
+    wanted: dict[str, str] = {}
+    for fragment in kernel.fragments(config):
+        wanted |= options(fragment.read_text())
+    if kernel.part is not None:
+        wanted["CONFIG_LOCALVERSION"] = f'"-patches-{kernel.part}"'
+    return wanted
+
+
+def _kconfig_digest(tree: Path, wanted: dict[str, str], changed: list[str]) -> str:
+    """Changes when what is wanted does, or a Kconfig file of ours."""
+    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode())
+    for path in (tree / name for name in changed if Path(name).name.startswith("Kconfig")):
         digest.update(str(path.name).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -61,26 +72,26 @@ def configure(
     :param changed: files in which the tree differs from Debian's
     :raises LabError: no such configuration, or Kconfig did not take an option; names every such option
     """
-    fragments = kernel.fragments(config)
+    wanted = _wanted(kernel, config)
     need_tools("make", "gcc", "ld", "flex", "bison")
     out.mkdir(parents=True, exist_ok=True)
     stamp = out / ".ptshare-configured"
-    digest = _kconfig_digest(tree, fragments, changed)
+    digest = _kconfig_digest(tree, wanted, changed)
     if stamp.exists() and stamp.read_text() == digest and (out / ".config").exists():
         return
     stamp.unlink(missing_ok=True)
     log = out / "configure.log"
     log.unlink(missing_ok=True)
     _make(tree, out, log, *make_arguments, "tinyconfig")
-    wanted: dict[str, str] = {}
-    for fragment in fragments:
-        wanted |= options(fragment.read_text())
     # Kconfig takes the last word on an option.
     with (out / ".config").open("a") as file:
         for name, value in wanted.items():
             file.write(f"# {name} is not set\n" if value == "n" else f"{name}={value}\n")
     _make(tree, out, log, *make_arguments, "olddefconfig")
     missing = dropped(wanted, (out / ".config").read_text())
+    if kernel.part is not None:
+        # The series brings this option with one of its last patches.
+        missing = [option for option in missing if option != "CONFIG_PTSHARE=y"]
     if missing:
         raise LabError(
             f"Kconfig dropped {', '.join(missing)} of the configuration {config!r}: an option does not exist "

@@ -2,7 +2,6 @@
 """Debian's kernel source, by apt."""
 
 import contextlib
-import os
 import re
 import shutil
 import subprocess
@@ -10,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptshare.lab import cache
+from ptshare.lab import apt, cache
 from ptshare.lab.errors import LabError
 from ptshare.lab.process import lines_of, need_tools
 from ptshare.lab.progress import Callback, Progress, Tracker
@@ -46,51 +45,18 @@ class Source:
         return ".".join(part[1] for part in parts if part)
 
 
-def _apt(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["apt-get", "-q", *arguments],
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "LC_ALL": "C.UTF-8"},
-    )
-
-
-def _update() -> None:
-    """Refresh apt's lists, if this user may: old lists name point releases that are no longer served."""
-    prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    if prefix and shutil.which("sudo") is None:
-        return
-    subprocess.run([*prefix, "apt-get", "-q", "update"], stdin=subprocess.DEVNULL, capture_output=True)
-
-
 def _download(directory: Path) -> Path:
     """Download the package's newest version and return the .deb."""
-    if shutil.which("apt-get") is None:
-        raise LabError(f"no apt-get here: the lab takes the kernel's source from Debian's package {PACKAGE}")
-    need_tools("dpkg-deb")
+    apt.need_apt(f"the lab takes the kernel's source from Debian's package {PACKAGE}")
     cache.need_space(directory, _DOWNLOAD_BYTES, f"download {PACKAGE}")
-    with tempfile.TemporaryDirectory(dir=directory) as temporary:
-        result = _apt("download", PACKAGE, cwd=Path(temporary))
-        if result.returncode:
-            _update()
-            result = _apt("download", PACKAGE, cwd=Path(temporary))
-        if result.returncode:
-            errors = [line[3:] for line in result.stderr.splitlines() if line.startswith("E: ")]
-            raise LabError(
-                f"apt cannot get {PACKAGE}: {errors[0] if errors else 'no message'}; "
-                "run apt-get update as root, and check that apt's sources have Debian 12's security updates"
-            )
-        (deb,) = Path(temporary).glob("*.deb")
-        return deb.replace(directory / deb.name)
-
-
-def _version(deb: Path) -> str:
-    result = subprocess.run(
-        ["dpkg-deb", "-f", str(deb), "Version"], capture_output=True, text=True, check=True
-    )
-    return result.stdout.strip()
+    try:
+        (deb,) = apt.with_fresh_lists(lambda: apt.download(directory, PACKAGE))
+    except apt.Failure as error:
+        raise LabError(
+            f"apt cannot get {PACKAGE}: {error}; "
+            "run apt-get update as root, and check that apt's sources have Debian 12's security updates"
+        ) from None
+    return deb
 
 
 def _unpack(deb: Path, target: Path, progress: Callback) -> None:
@@ -149,7 +115,7 @@ def fetch(progress: Callback, refresh: bool = False) -> Source:
     debs = [] if refresh else sorted(directory.glob("*.deb"), key=lambda path: path.stat().st_mtime)
     progress(Progress("fetch"))
     deb = debs[-1] if debs else _download(directory)
-    version = _version(deb)
+    version = apt.version(deb)
     if not (directory / version).is_dir():
         _unpack(deb, directory / version, progress)
     (directory / "current").write_text(f"{version}\n")

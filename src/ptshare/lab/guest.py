@@ -6,12 +6,14 @@ import json
 import os
 import selectors
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +29,9 @@ __all__ = ["CRASHED", "REPORTED", "TIMED_OUT", "Guest", "GuestResult", "run_gues
 REPORTED = 120  # the kernel printed a report
 CRASHED = 121  # the guest ended before the command did
 TIMED_OUT = 124  # as timeout(1)
+
+#: Size of ``/dev/vda``. It takes what the guest has written, and nothing when the guest is gone.
+_SCRATCH_BYTES = 2 << 30
 
 _OUTPUTS = ("stdout", "stderr", "messages")
 _DUMP_SECONDS = 5.0
@@ -102,6 +107,9 @@ def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
 class Guest:
     """A running guest, with one job. A context manager: at its end the machine is gone, whatever happened.
 
+    It has a scratch disk of its own, ``/dev/vda``: empty, and gone with the guest. QEMU is started once more
+    if it crashes while the guest boots, as its emulation does now and then on a busy host.
+
     :raises LabError: QEMU or virtme-ng is missing
     """
 
@@ -115,6 +123,8 @@ class Guest:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         terminal: bool = False,
+        giant_pages: int = 0,
+        icount: bool = False,
     ) -> None:
         self.reports: list[Report] = []
         self.status: int | None = None
@@ -122,9 +132,12 @@ class Guest:
         self.timed_out = False
         self.console = cache.new_run_directory() / "console.log"
         self.console.touch()
-        self._scanner = Scanner()
-        self._control = b""
+        self._console_reader = self.console.open("rb")
+        self._stderr = self.console.with_name("qemu.log")
         self._selector = selectors.DefaultSelector()
+        self._crashes = 0
+        #: What was sent before the guest was there to read it.
+        self._sent = b""
         size = shutil.get_terminal_size()
         job: dict[str, Any] = {
             "argv": list(argv),
@@ -133,7 +146,26 @@ class Guest:
             "tty": "hvc0" if terminal else None,
             "size": [size.lines, size.columns],
         }
-        use_kvm = kvm.works(image.bzimage)
+        self._job = json.dumps(job).encode() + b"\n"
+        self._machine = machine.Machine(
+            kernel=image.bzimage,
+            memory=machine.parse_size(memory),
+            cpus=cpus,
+            kvm=not icount and kvm.works(image.bzimage),
+            console=self.console,
+            terminal=terminal,
+            giant_pages=giant_pages,
+            icount=icount,
+        )
+        self._start()
+
+    def _start(self) -> None:
+        """Start QEMU, and hand it the job."""
+        self._scanner = Scanner()
+        os.truncate(self.console, 0)
+        self._console_reader.seek(0)
+        self._control = b""
+        terminal = self._machine.terminal
         with contextlib.ExitStack() as stack:
             theirs: dict[str, socket.socket] = {}
             for name in ("control", *_OUTPUTS):
@@ -142,17 +174,13 @@ class Guest:
                 self._selector.register(ours, selectors.EVENT_READ, name)
                 if name == "control":
                     self._host = ours
-            what = machine.Machine(
-                kernel=image.bzimage,
-                memory=machine.parse_size(memory),
-                cpus=cpus,
-                kvm=use_kvm,
-                console=self.console,
-                ports={name: end.fileno() for name, end in theirs.items()},
-                terminal=terminal,
-            )
-            command = machine.command(what)
-            self._stderr = self.console.with_name("qemu.log")
+                elif name == "messages":
+                    self._messages = ours
+            # A file without a name: it goes with the last process that has it open, however that one ends.
+            scratch = stack.enter_context(tempfile.TemporaryFile(dir=self.console.parent))
+            scratch.truncate(_SCRATCH_BYTES)
+            ports = {name: end.fileno() for name, end in theirs.items()}
+            command = machine.command(replace(self._machine, ports=ports, scratch=scratch.fileno()))
             with self._stderr.open("wb") as log:
                 self._started = time.monotonic()
                 # setpriv: the machine dies with this process, even by SIGKILL. A session of its own keeps the
@@ -162,11 +190,13 @@ class Guest:
                     stdin=None if terminal else subprocess.DEVNULL,
                     stdout=None if terminal else log,
                     stderr=log,
-                    pass_fds=tuple(what.ports.values()),
+                    pass_fds=(*ports.values(), scratch.fileno()),
                     start_new_session=not terminal,
                 )
-        self._console_reader = self.console.open("rb")
-        self._host.sendall(json.dumps(job).encode() + b"\n")
+        # A QEMU that has ended already is found by whoever waits for the guest.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._host.sendall(self._job)
+            self._messages.sendall(self._sent)
 
     def __enter__(self) -> Self:
         return self
@@ -205,7 +235,26 @@ class Guest:
             else:
                 output.append((name, data))
         self._read_console()
+        if not self.running and self._crashed():
+            self._crashes += 1
+            self._start()
         return output
+
+    def _crashed(self) -> bool:
+        """QEMU has crashed for the first time, before the guest could begin with its job."""
+        if self.seconds_to_boot is not None or self.timed_out or self._crashes:
+            return False
+        try:
+            return self._qemu.wait(10) in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS)
+        except subprocess.TimeoutExpired:
+            return False
+
+    def send(self, data: bytes) -> None:
+        """To the job, which reads it from the file descriptor named by PTSHARE_MESSAGES_FD."""
+        if self.seconds_to_boot is None:
+            self._sent += data
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._messages.sendall(data)
 
     def dump(self) -> None:
         """Have the kernel print which tasks are blocked and where, and end the job; a hung guest may not."""
@@ -273,6 +322,8 @@ def run_guest(
     stderr: Callable[[bytes], object] | None = None,
     messages: Callable[[bytes], object] | None = None,
     timeout: float | None = None,
+    giant_pages: int = 0,
+    icount: bool = False,
 ) -> GuestResult:
     """Boot ``image``, run ``argv`` as root with the host's files (changes to them stay in the guest), power
     off.
@@ -284,11 +335,22 @@ def run_guest(
     :param stderr: the same for its standard error, kept apart from the kernel's console
     :param messages: called with what the guest writes to the file descriptor named by PTSHARE_MESSAGES_FD
     :param timeout: seconds of wall-clock time from starting QEMU; then the guest is stopped
+    :param giant_pages: hugetlb pages of 1 GiB that are reserved at boot
+    :param icount: emulate, and let the guest's clock count instructions: see docs/bench.md
     :raises LabError: QEMU or virtme-ng is missing, or the guest cannot be started
     """
     sinks = {"stdout": stdout, "stderr": stderr, "messages": messages}
     deadline = None if timeout is None else time.monotonic() + timeout
-    with Guest(argv, image=image, memory=memory, cpus=cpus, cwd=cwd, env=env) as guest:
+    with Guest(
+        argv,
+        image=image,
+        memory=memory,
+        cpus=cpus,
+        cwd=cwd,
+        env=env,
+        giant_pages=giant_pages,
+        icount=icount,
+    ) as guest:
         while guest.running:
             output = guest.poll(0.5)
             if deadline is not None and time.monotonic() > deadline and guest.status is None:

@@ -3,6 +3,7 @@
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,20 +14,25 @@ __all__ = ["KernelDir", "kernel_dir"]
 
 @dataclass(frozen=True)
 class KernelDir:
-    """What the project adds to a kernel's source."""
+    """What the project adds to a kernel's source.
+
+    :param new_files: new files by their place in the kernel's tree
+    :param patches: patches to standing files, in order
+    :param part: only this many patches of the series, see :func:`ptshare.lab.series.first`; ``None``: all
+    :param mutant: the last of the patches is this deliberate mistake, see :mod:`ptshare.lab.mutants`; empty:
+        none is
+    """
 
     path: Path
+    new_files: Mapping[str, Path]
+    patches: Sequence[Path]
+    part: int | None = None
+    mutant: str = ""
 
     @property
-    def new_files(self) -> dict[str, Path]:
-        """New files by their place in the kernel's tree."""
-        src = self.path / "src"
-        return {str(file.relative_to(src)): file for file in sorted(src.rglob("*")) if file.is_file()}
-
-    @property
-    def patches(self) -> list[Path]:
-        """The series, in order."""
-        return sorted((self.path / "patches").glob("[0-9]*.patch"))
+    def area(self) -> str:
+        """Where in the cache its tree, objects and images are: mutants stay away from all that people use."""
+        return "mutants/" if self.mutant else ""
 
     def fragments(self, config: str) -> list[Path]:
         """The fragments of a configuration, each on top of the one before: ``# based on: NAME`` in a fragment
@@ -52,4 +58,9 @@ def kernel_dir() -> KernelDir:
         raise LabError(
             f"no kernel/config in {path}; install a checkout with pip install -e, or set PTSHARE_KERNEL_DIR"
         )
-    return KernelDir(path)
+    src = path / "src"
+    return KernelDir(
+        path,
+        {str(file.relative_to(src)): file for file in sorted(src.rglob("*")) if file.is_file()},
+        sorted((path / "patches").glob("[0-9]*.patch")),
+    )

@@ -29,7 +29,10 @@ class Machine:
     :param console: file that gets what the kernel prints
     :param ports: name -> file descriptor of a connected socket, inherited by QEMU; one virtio-serial port
         each
+    :param scratch: file descriptor of the file behind ``/dev/vda``, inherited by QEMU; ``None``: no such disk
     :param terminal: give the guest ``/dev/hvc0`` on QEMU's standard input and output
+    :param giant_pages: hugetlb pages of 1 GiB that are reserved at boot: later none is free as a whole
+    :param icount: the guest's clock counts its instructions, one a nanosecond; emulated only
     """
 
     kernel: Path
@@ -38,7 +41,10 @@ class Machine:
     kvm: bool
     console: Path
     ports: dict[str, int] = field(default_factory=dict)
+    scratch: int | None = None
     terminal: bool = False
+    giant_pages: int = 0
+    icount: bool = False
 
 
 def parse_size(text: str) -> int:
@@ -59,11 +65,26 @@ def _quoted(text: str) -> str:
     return f'"{text}"' if " " in text else text
 
 
-def _kernel_arguments(console: str, kvm: bool) -> list[str]:
-    # Under KVM the guest has kvm-clock.
-    timer = [] if kvm else [f"tsc_early_khz={clock.tsc_khz()}", "tsc=reliable"]
+def _timer_arguments(machine: Machine) -> list[str]:
+    """What the guest is told of its clocks.
+
+    Under KVM it has kvm-clock, and trusts the timer. On a busy host emulation may deliver too few interrupts
+    of it while the guest counts them.
+    """
+    if machine.kvm:
+        return []
+    khz = clock.ICOUNT_KHZ if machine.icount else clock.tsc_khz()
+    # Addresses are the same each time. While an idle guest waits for its disk its clock runs from timer to
+    # timer, and minutes may pass in it: no task hangs.
+    counted = ["norandmaps", "sysctl.kernel.hung_task_timeout_secs=0"] if machine.icount else []
+    return [f"tsc_early_khz={khz}", "tsc=reliable", "no_timer_check", *counted]
+
+
+def _kernel_arguments(console: str, machine: Machine) -> list[str]:
+    giant = ["hugepagesz=1G", f"hugepages={machine.giant_pages}"] if machine.giant_pages else []
     return [
-        *timer,
+        *_timer_arguments(machine),
+        *giant,
         f"console={console}",
         f"earlyprintk=serial,{console},115200",
         # Warnings and all that is worse, and the notices of the test harness; info messages would slow the
@@ -106,6 +127,12 @@ def command(machine: Machine) -> list[str]:
     argv = [str(qemu.qemubin), "-name", "ptshare-lab"]
     if machine.kvm:
         argv += ["-accel", "kvm"]
+    elif machine.icount:
+        # One thread for all processors: they take turns, by instructions. An idle guest does not wait, its
+        # clock jumps to the next timer.
+        argv += ["-accel", "tcg,thread=single,tb-size=512", "-icount", "shift=0,sleep=off,align=off"]
+        # What the guest takes for random is the same each time.
+        argv += ["-rtc", "clock=vm", "-seed", "1"]
     else:
         # One thread a processor, with room for the code that QEMU generates: Python alone fills the default.
         argv += ["-accel", "tcg,thread=multi,tb-size=512"]
@@ -136,7 +163,14 @@ def command(machine: Machine) -> list[str]:
     for name, fd in machine.ports.items():
         argv += ["-chardev", f"socket,id={name},fd={fd}"]
         argv += ["-device", f"virtserialport,name=ptshare.{name},chardev={name}"]
+    if machine.scratch is not None:
+        # Nothing of it has to survive the guest, and what it discards is given back. A full disk here
+        # is an I/O error there; by default it would stop the guest without a word.
+        disk = f"file=/proc/self/fd/{machine.scratch},if=none,id=scratch,format=raw,"
+        argv += ["-drive", disk + "cache=unsafe,aio=threads,discard=unmap,werror=report"]
+        argv += ["-device", f"{arch.virtio_dev_type('blk')},drive=scratch"]
     argv += ["-device", arch.virtio_dev_type("rng")]
     argv += ["-kernel", str(machine.kernel)]
-    argv += ["-append", " ".join(_kernel_arguments(arch.serial_console_args()[0], machine.kvm))]
+    console = arch.serial_console_args()[0]
+    argv += ["-append", " ".join(_kernel_arguments(console, machine))]
     return argv

@@ -27,6 +27,7 @@ _PACKAGES = {
     "tar": "tar",
     "dpkg-deb": "dpkg",
     "/usr/include/gelf.h": "libelf-dev",
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
 }
 
 

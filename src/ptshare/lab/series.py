@@ -19,13 +19,14 @@ place among the numbers::
 import fnmatch
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ptshare.lab.errors import LabError
 from ptshare.lab.kernel_dir import KernelDir
 
-__all__ = ["Description", "mailbox", "new_file_diff", "parse_description"]
+__all__ = ["Description", "first", "length", "mailbox", "new_file_diff", "numbered", "parse_description"]
 
 #: git's "From " line, which is the same in every patch that it formats.
 _MAGIC_DATE = "Mon Sep 17 00:00:00 2001"
@@ -95,17 +96,17 @@ def _formatted(description: Description, files: dict[str, Path]) -> str:
     )
 
 
-def mailbox(kernel: KernelDir) -> str:
-    """New files and patches, numbered, as one mailbox for git am or b4.
+def _topics(kernel: KernelDir) -> list[Path]:
+    """Patches and descriptions in order."""
+    return sorted([*(kernel.path / "patches").glob("[0-9]*.files"), *kernel.patches])
 
-    :raises LabError: a new file is in no description or in two, or a description's pattern fits no file
-    """
-    directory = kernel.path / "patches"
+
+def _resolved(kernel: KernelDir) -> Iterator[tuple[Path, Description | None, dict[str, Path]]]:
+    """Each topic: its file; for new files their description, and which they are."""
     left = dict(kernel.new_files)
-    parts = []
-    for path in sorted([*directory.glob("[0-9]*.files"), *kernel.patches]):
+    for path in _topics(kernel):
         if path.suffix == ".patch":
-            parts.append(path.read_text())
+            yield path, None, {}
             continue
         description = parse_description(path)
         files = {}
@@ -116,13 +117,52 @@ def mailbox(kernel: KernelDir) -> str:
                     f"{path}: no file in {kernel.path / 'src'} fits {pattern}, or an earlier patch has it"
                 )
             files.update({name: left.pop(name) for name in names})
-        parts.append(_formatted(description, files))
+        yield path, description, files
     if left:
-        raise LabError(f"no {directory}/NNNN-NAME.files has the new files {', '.join(left)}; add them to one")
+        raise LabError(
+            f"no {kernel.path}/patches/NNNN-NAME.files has the new files {', '.join(left)}; add them to one"
+        )
+
+
+def length(kernel: KernelDir) -> int:
+    """The number of patches in the series."""
+    return len(_topics(kernel))
+
+
+def first(kernel: KernelDir, count: int) -> KernelDir:
+    """The same with the first ``count`` patches of the series only; with none it is Debian's kernel.
+
+    :raises LabError: the series is not that long, or as :func:`numbered`
+    """
+    topics = list(_resolved(kernel))
+    if not 0 <= count <= len(topics):
+        raise LabError(f"the series has {len(topics)} patches, {count} of them were asked for")
+    new_files = {name: path for _, _, files in topics[:count] for name, path in files.items()}
+    patches = [path for path, description, _ in topics[:count] if description is None]
+    return replace(kernel, new_files=new_files, patches=patches, part=count)
+
+
+def numbered(kernel: KernelDir) -> list[str]:
+    """New files and patches as a series, in order.
+
+    :raises LabError: a new file is in no description or in two, or a description's pattern fits no file
+    """
+    parts = [
+        _formatted(description, files) if description else path.read_text()
+        for path, description, files in _resolved(kernel)
+    ]
     total = len(parts)
-    return "".join(
+    return [
         re.sub(
             r"^Subject: (\[PATCH[^]]*\] )?", f"Subject: [PATCH {number}/{total}] ", part, count=1, flags=re.M
         )
         for number, part in enumerate(parts, 1)
-    )
+    ]
+
+
+def mailbox(kernel: KernelDir) -> str:
+    """The series as one mailbox for git am or b4.
+
+    :raises LabError: as :func:`numbered`
+    """
+    return "".join(numbered(kernel))

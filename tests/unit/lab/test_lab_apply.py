@@ -11,6 +11,7 @@ from ptshare.lab.apply import apply, touched_files
 from ptshare.lab.errors import LabError
 from ptshare.lab.fetch import Source
 from ptshare.lab.kernel_dir import kernel_dir
+from ptshare.lab.series import first
 
 MEMORY = "one\ntwo\nthree\nfour\n"
 PATCH = """From 0000 Mon Sep 17 00:00:00 2001
@@ -84,6 +85,18 @@ def test_what_leaves_the_series_is_undone(source: Source, kernel: Path) -> None:
     apply(source, kernel_dir())
     assert not (tree / "mm/ptshare.c").exists()
     assert (tree / "mm/memory.c").read_text() == MEMORY
+
+
+def test_a_part_of_the_series_has_a_tree_of_its_own(source: Source, kernel: Path) -> None:
+    (kernel / "patches/0001-drei.patch").write_text(PATCH)
+    whole = apply(source, kernel_dir())
+    part = apply(source, first(kernel_dir(), 0))
+    assert (part / "mm/memory.c").read_text() == MEMORY
+    assert apply(source, first(kernel_dir(), 1)) == part
+    assert (part / "mm/memory.c").read_text() == MEMORY.replace("three", "drei")
+    assert apply(source, first(kernel_dir(), 0)) == part
+    assert (part / "mm/memory.c").read_text() == MEMORY
+    assert (whole / "mm/memory.c").read_text() == MEMORY.replace("three", "drei")
 
 
 def test_a_patch_that_does_not_apply(source: Source, kernel: Path) -> None:

@@ -16,6 +16,7 @@ from ptshare.lab import build, build_image, cache, configure, fetch, image
 from ptshare.lab.errors import LabError
 from ptshare.lab.kernel_dir import kernel_dir
 from ptshare.lab.progress import Progress, Tracker
+from ptshare.lab.series import first
 
 
 def test_options_of_fragments_and_configurations() -> None:
@@ -39,6 +40,28 @@ def test_a_fragment_stands_on_another(kernel: Path) -> None:
     (kernel / "config/debug.config").write_text("# based on: base\nCONFIG_PROVE_LOCKING=y\n")
     names = [path.name for path in kernel_dir().fragments("debug")]
     assert names == ["base.config", "debug.config"]
+
+
+def test_a_part_of_the_series_is_in_the_kernels_name(kernel: Path, tools: FakePath, tmp_path: Path) -> None:
+    """And the option that the series brings may be unknown as yet; no other one may."""
+    tools.link("grep", "mv")
+    # A Kconfig that knows neither of these options.
+    tools.add(
+        "make",
+        "for word; do case $word in O=*) cd ${word#O=};; esac; done\n"
+        "[ $word = tinyconfig ] && : > .config && exit\n"
+        "grep -v -e PTSHARE -e NOPE .config > new; mv new .config",
+    )
+    base, out = kernel / "config/base.config", tmp_path / "out"
+    base.write_text("CONFIG_SMP=y\nCONFIG_PTSHARE=y\n")
+    configure.configure(tmp_path, out, first(kernel_dir(), 0), "base", [], [])
+    assert 'CONFIG_LOCALVERSION="-patches-0"' in (out / ".config").read_text()
+    with pytest.raises(LabError, match="Kconfig dropped CONFIG_PTSHARE=y of"):
+        configure.configure(tmp_path, out, kernel_dir(), "base", [], [])
+    assert "LOCALVERSION" not in (out / ".config").read_text()
+    base.write_text("CONFIG_SMP=y\nCONFIG_PTSHARE=y\nCONFIG_NOPE=y\n")
+    with pytest.raises(LabError, match="Kconfig dropped CONFIG_NOPE=y of"):
+        configure.configure(tmp_path, out, first(kernel_dir(), 0), "base", [], [])
 
 
 @pytest.mark.usefixtures("kernel")
@@ -78,8 +101,16 @@ def test_a_full_disk_is_named(tools: FakePath, tmp_path: Path) -> None:
         build.build(tmp_path, tmp_path, tmp_path / "log", lambda _: None)
 
 
+def test_what_has_another_file_in_it_is_made_anew(tools: FakePath, tmp_path: Path) -> None:
+    """ccache would take the object of another kernel's image, if all sizes happened to be the same."""
+    tools.add("make", f'for last; do :; done; echo "$last $CCACHE_DISABLE" >> {tmp_path}/made')
+    build.build(tmp_path, tmp_path, tmp_path / "log", lambda _: None)
+    assert (tmp_path / "made").read_text() == "arch/x86/realmode/ 1\nvmlinux \nbzImage 1\n"
+
+
 def test_progress_counts_and_remembers(tools: FakePath, tmp_path: Path) -> None:
-    tools.add("make", "for i in 1 2 3; do echo \"  CC      mm/$i.o\"; done; echo '  note'")
+    steps = "for i in 1 2 3; do echo \"  CC      mm/$i.o\"; done; echo '  note'"
+    tools.add("make", f'case "$*" in *vmlinux) {steps} ;; esac')
     seen: list[Progress] = []
     build.build(tmp_path, tmp_path, tmp_path / "log", seen.append)
     assert seen[0].total > 1000
@@ -113,7 +144,7 @@ def test_killing_the_lab_ends_make_and_its_children(tools: FakePath, tmp_path: P
 
 
 def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

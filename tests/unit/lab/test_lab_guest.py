@@ -44,6 +44,43 @@ def test_processors_are_packages(fake_path: FakePath) -> None:
     assert "virtserialport,name=ptshare.stdout,chardev=stdout" in command
 
 
+def test_the_scratch_disk_is_a_descriptor(fake_path: FakePath) -> None:
+    fake_path.add("qemu-system-x86_64", "echo QEMU emulator version 7.2.22")
+
+    def words(scratch: int | None) -> str:
+        what = machine.Machine(Path("bz"), 2 << 30, 4, False, Path("c"), {}, scratch)
+        return " ".join(machine.command(what))
+
+    assert "-drive file=/proc/self/fd/9,if=none,id=scratch,format=raw," in words(9)
+    assert "-device virtio-blk-pci,drive=scratch" in words(9)
+    assert "virtio-blk" not in words(None)
+
+
+def test_a_clock_that_counts_instructions(fake_path: FakePath) -> None:
+    """The guest is told the frequency of that clock, not of the host's."""
+    fake_path.add("qemu-system-x86_64", "echo QEMU emulator version 7.2.22")
+    what = machine.Machine(Path("bz"), 2 << 30, 4, False, Path("c"), icount=True)
+    words = " ".join(machine.command(what))
+    assert "-accel tcg,thread=single," in words
+    assert "-icount shift=0,sleep=off" in words
+    assert "tsc_early_khz=1000000 tsc=reliable no_timer_check norandmaps " in words
+    assert "-icount" not in machine.command(machine.Machine(Path("bz"), 2 << 30, 4, False, Path("c")))
+
+
+def test_the_scratch_disk_is_sparse_and_leaves_no_file(fake_path: FakePath, cache_directory: Path) -> None:
+    fake_path.link("setpriv", "sh", "stat")
+    fake_path.add(
+        "qemu-system-x86_64",
+        '[ "$1" = --version ] && echo "QEMU emulator version 7.2.22" && exit\n'
+        "for word; do case $word in file=*) disk=${word%%,*}; disk=${disk#file=};; esac; done\n"
+        'echo "$(stat -Lc "%s bytes, %b blocks, %h names" $disk)" >&2; exit 1',
+    )
+    with pytest.raises(LabError, match=f"{2 << 30} bytes, 0 blocks, 0 names$"):
+        run_guest(["true"], image=IMAGE)
+    (run,) = (cache_directory / "runs").iterdir()
+    assert sorted(file.name for file in run.iterdir()) == ["console.log", "qemu.log"]
+
+
 @pytest.mark.usefixtures("fake_path")
 def test_without_qemu() -> None:
     with pytest.raises(LabError, match=r"QEMU is missing .* apt-get install qemu-system-x86"):
@@ -59,6 +96,23 @@ def test_qemu_that_cannot_start(fake_path: FakePath) -> None:
     )
     with pytest.raises(LabError, match=r"QEMU did not start the guest: .*Cannot allocate memory"):
         run_guest(["true"], image=IMAGE)
+
+
+@pytest.mark.parametrize(("crashes", "starts"), [(1, 2), (9, 2)], ids=["once", "always"])
+def test_qemu_that_crashes_is_started_once_more(
+    fake_path: FakePath, tmp_path: Path, crashes: int, starts: int
+) -> None:
+    fake_path.link("setpriv", "sh", "wc")
+    fake_path.add(
+        "qemu-system-x86_64",
+        '[ "$1" = --version ] && echo "QEMU emulator version 7.2.22" && exit\n'
+        f"echo start >> {tmp_path}/starts\n"
+        f"[ $(wc -l < {tmp_path}/starts) -le {crashes} ] && echo crashing >&2 && kill -SEGV $$\n"
+        "echo no such machine >&2; exit 1",
+    )
+    with pytest.raises(LabError, match="crashing" if crashes > 1 else "no such machine"):
+        run_guest(["true"], image=IMAGE, icount=True)  # no look at KVM before
+    assert (tmp_path / "starts").read_text().count("start") == starts
 
 
 def test_kvm_that_hangs_is_not_used(

@@ -8,7 +8,7 @@ import pytest
 
 from ptshare.lab.errors import LabError
 from ptshare.lab.kernel_dir import kernel_dir
-from ptshare.lab.series import mailbox
+from ptshare.lab.series import first, length, mailbox
 
 DESCRIPTION = """From: A. Developer <a@example.org>
 Date: Sat, 1 Aug 2026 12:00:00 +0000
@@ -85,6 +85,19 @@ def test_git_takes_it(tmp_path: Path) -> None:
         "A. Developer|mm: ptshare: domains",
     ]
     assert "Why." in git("log", "-1", "--format=%b", "HEAD~1")
+
+
+def test_the_first_patches_of_the_series(series: Path) -> None:
+    kernel = kernel_dir()
+    assert length(kernel) == 2
+    files = {"mm/ptshare.c", "include/linux/ptshare.h"}
+    wanted = {0: (set(), []), 1: (files, []), 2: (files, [series / "patches/0002-build.patch"])}
+    for count, (new_files, patches) in wanted.items():
+        part = first(kernel, count)
+        assert (set(part.new_files), part.patches, part.part) == (new_files, patches, count)
+    for count in (-1, 3):
+        with pytest.raises(LabError, match=f"the series has 2 patches, {count} of them were asked for"):
+            first(kernel, count)
 
 
 def test_a_file_in_no_description(series: Path) -> None:
