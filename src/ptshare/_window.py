@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""What the standard mmap module cannot do: map past the end of a file, and mprotect.
+"""``mmap.mmap`` objects that stand for memory which was mapped without them.
 
-``mmap.mmap`` refuses a length beyond the end of the file, the kernel wants whole granules. So for a file
-that does not end on a granule the mapping is made here, and an ``mmap.mmap`` object is made to stand for
-the part of it that was asked for.
+``mmap.mmap`` refuses a length beyond the end of the file, and takes no address; the kernel wants whole
+granules or huge pages. So where that differs the memory is mapped by a system call, and an ``mmap.mmap``
+object is made to stand for the part of it that was asked for.
 """
 
 import ctypes
-import functools
 import mmap
-import os
 
-__all__ = ["address_of", "map_whole", "protect", "stand_for", "unmap"]
-
-_MAP_FAILED = ctypes.c_void_p(-1).value
+__all__ = ["address_of", "stand_for"]
 
 
 class _MmapObject(ctypes.Structure):
@@ -41,28 +37,6 @@ class _PyBuffer(ctypes.Structure):
     )
 
 
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = (
-        ctypes.c_void_p,
-        ctypes.c_size_t,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_int64,
-    )
-    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-    libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    return libc
-
-
-def _os_error() -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, os.strerror(number))
-
-
 def address_of(mapping: mmap.mmap) -> int:
     """Where ``mapping`` begins in the calling process.
 
@@ -74,36 +48,6 @@ def address_of(mapping: mmap.mmap) -> int:
     ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
     assert address is not None
     return int(address)
-
-
-def map_whole(size: int, prot: int, flags: int, fd: int, offset: int) -> int:
-    """mmap(2) at an address of the kernel's choice, without a look at the file's size.
-
-    :returns: the address
-    :raises OSError: as mmap(2)
-    """
-    address = _libc().mmap(None, size, prot, flags, fd, offset)
-    if address == _MAP_FAILED:
-        raise _os_error()
-    return int(address)
-
-
-def unmap(address: int, size: int) -> None:
-    """munmap(2).
-
-    :raises OSError: as munmap(2)
-    """
-    if _libc().munmap(address, size):
-        raise _os_error()
-
-
-def protect(address: int, size: int, prot: int) -> None:
-    """mprotect(2).
-
-    :raises OSError: as mprotect(2); PermissionError for EACCES
-    """
-    if _libc().mprotect(address, size, prot):
-        raise _os_error()
 
 
 def stand_for(mapping: mmap.mmap, address: int, size: int) -> None:

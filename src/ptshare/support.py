@@ -2,6 +2,7 @@
 """Does the running kernel share page tables?"""
 
 import errno
+import functools
 import mmap
 import os
 from typing import NamedTuple
@@ -12,9 +13,13 @@ __all__ = ["Support", "UnsupportedError", "granule", "probe"]
 
 
 class UnsupportedError(OSError):
-    """Page tables cannot be shared here; ``errno`` is EOPNOTSUPP."""
+    """Page tables cannot be shared here; ``errno`` is EOPNOTSUPP.
+
+    :param reason: why not
+    """
 
     def __init__(self, reason: str) -> None:
+        self.reason = reason
         super().__init__(errno.EOPNOTSUPP, f"page tables cannot be shared: {reason}")
 
 
@@ -31,8 +36,12 @@ class Support(NamedTuple):
     reason: str | None
 
 
+@functools.cache
 def granule() -> int:
-    """Bytes that one page-table page of PTEs maps (PMD_SIZE), as the kernel tells it, else as on x86-64."""
+    """Bytes that one page-table page of PTEs maps (PMD_SIZE), as the kernel tells it, else as on x86-64.
+
+    It is read once: a kernel does not change it.
+    """
     for source in (f"{abi.SYSFS}/granule", abi.PMD_SIZE_FILE):
         try:
             with open(source) as file:

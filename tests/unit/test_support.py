@@ -4,13 +4,23 @@
 import errno
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import ptshare
+from descriptors import descriptors
 from ptshare import abi
 from ptshare.support import granule
+
+
+@pytest.fixture(autouse=True)
+def not_read_yet() -> Iterator[None]:
+    """The granule is read anew by each test, and by whoever comes after it."""
+    granule.cache_clear()
+    yield
+    granule.cache_clear()
 
 
 def test_a_kernel_without_the_feature() -> None:
@@ -18,6 +28,20 @@ def test_a_kernel_without_the_feature() -> None:
     assert support == ptshare.Support(
         supported=False, granule=granule(), reason="this kernel does not have MAP_SHARED_PT"
     )
+
+
+def test_a_kernel_without_the_feature_ignores_the_flag() -> None:
+    """With plain MAP_SHARED; with MAP_SHARED_VALIDATE it says so."""
+    fd = os.memfd_create("plain")
+    try:
+        os.ftruncate(fd, 0x1000)
+        with mmap.mmap(fd, 0x1000, flags=mmap.MAP_SHARED | abi.MAP_SHARED_PT) as mapped:
+            mapped[0] = 1
+        assert os.pread(fd, 1, 0) == b"\x01"
+        with pytest.raises(OSError, match=rf"\[Errno {errno.EOPNOTSUPP}\]"):
+            mmap.mmap(fd, 0x1000, flags=abi.MAP_SHARED_VALIDATE | abi.MAP_SHARED_PT)
+    finally:
+        os.close(fd)
 
 
 def test_a_kernel_that_takes_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,9 +67,9 @@ def test_any_other_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_probe_leaves_nothing_behind() -> None:
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     ptshare.probe()
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors() == before
     assert "ptshare-probe" not in Path("/proc/self/maps").read_text()
 
 
@@ -54,6 +78,7 @@ def test_the_granule_without_a_word_from_the_kernel(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(abi, "PMD_SIZE_FILE", str(tmp_path / "hpage_pmd_size"))
     assert granule() == 2 << 20
     (tmp_path / "hpage_pmd_size").write_text("1048576\n")
+    granule.cache_clear()
     assert granule() == 1 << 20
 
 

@@ -14,8 +14,16 @@ __all__ = ["main"]
 
 #: Subcommand -> its line in ``ptshare --help``.
 COMMANDS = {
+    "audit": "what page tables cost on this host, what causes it, what would help",
+    "bench": "measure shared page tables against other ways, in a guest of the lab",
+    "conform": "search for calls in which the patched kernel does something else than the contract says",
     "demo": "show what sharing page tables saves on the running kernel",
+    "explain": "show who links to which page table, by the model and by the kernel's own tables",
     "lab": "build the patched kernel, boot it, run things in it",
+    "plan": "reckon what page tables take for so many processes, by method",
+    "run": "run an unmodified program so that its large shared mappings share their page tables",
+    "stress": "have processes do all that can be done with shared page tables, and check every page",
+    "top": "page tables of this host, live: objects, processes, growth, faults",
 }
 
 

@@ -11,6 +11,7 @@ from typing import TextIO
 from ptshare.demo import report, session, signals
 from ptshare.demo.errors import CannotRunError, ProcessFailedError
 from ptshare.demo.measure import Run
+from ptshare.sizes import format_bytes, parse_bytes
 
 __all__ = ["EPILOG", "add_options", "add_parser", "run", "wants_colour"]
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         _, size = session.check(args.size, args.processes, args.file)
         screen.say(
-            f"Linux {os.uname().release}: {args.processes} processes map {report.format_bytes(size)} "
+            f"Linux {os.uname().release}: {args.processes} processes map {format_bytes(size)} "
             f"and touch every page\n\n{report.HEADER}"
         )
         results = session.run(args.size, args.processes, args.file, screen.show)
@@ -111,9 +112,12 @@ def _fail(message: str, status: int) -> int:
 
 def _size(text: str) -> int:
     try:
-        return report.parse_bytes(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"not a size: {text!r}") from None
+        size = parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 0 < size < 1 << 62:
+        raise argparse.ArgumentTypeError(f"not a size that can be mapped: {text!r}")
+    return size
 
 
 def _processes(text: str) -> int:

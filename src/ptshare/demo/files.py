@@ -18,7 +18,19 @@ from ptshare import abi
 from ptshare.demo import signals
 from ptshare.demo.errors import CannotRunError
 
-__all__ = ["Target", "ext4_file", "memfd", "own_file", "own_size", "tmpfs_file"]
+__all__ = [
+    "Target",
+    "command",
+    "ext4_file",
+    "filesystem",
+    "make_ext4",
+    "memfd",
+    "mounted",
+    "own_file",
+    "own_size",
+    "scratch",
+    "tmpfs_file",
+]
 
 #: Space for ext4's own data beside the file's: a sixteenth, and a journal.
 _EXT4_EXTRA = 96 << 20
@@ -60,8 +72,8 @@ def tmpfs_file(size: int) -> Iterator[Target]:
     """
     options = f"size={size + (1 << 20)},huge=never,mode=700"
     with (
-        _scratch() as directory,
-        _mounted(["-t", "tmpfs", "-o", options, "ptshare-demo"], directory) as mount,
+        scratch("ptshare-demo-") as directory,
+        mounted(["-t", "tmpfs", "-o", options, "ptshare-demo"], directory) as mount,
     ):
         path = mount / "data"
         with _created(path) as fd:
@@ -79,13 +91,12 @@ def ext4_file(size: int) -> Iterator[Target]:
 
     :raises CannotRunError: it cannot be made, mounted or filled
     """
-    with _scratch() as directory:
+    with scratch("ptshare-demo-") as directory:
         image = directory / "image"
         with _created(image) as fd:
             os.truncate(fd, size + size // 16 + _EXT4_EXTRA)
-        lazy = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
-        command(["mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-E", lazy, str(image)])
-        with _mounted(["-t", "ext4", "-o", "loop", str(image)], directory) as mount:
+        make_ext4(image)
+        with mounted(["-t", "ext4", "-o", "loop", str(image)], directory) as mount:
             path = mount / "data"
             with _created(path) as fd:
                 os.posix_fallocate(fd, 0, size)
@@ -140,9 +151,19 @@ def filesystem(path: Path) -> str:
     return name
 
 
+def make_ext4(image: Path) -> None:
+    """Make an ext4 in a file, of the file's size.
+
+    :raises CannotRunError: it cannot be made
+    """
+    lazy = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
+    command(["mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-E", lazy, str(image)])
+
+
 @contextmanager
-def _scratch() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="ptshare-demo-"))
+def scratch(prefix: str) -> Iterator[Path]:
+    """A directory for a while."""
+    directory = Path(tempfile.mkdtemp(prefix=prefix))
     try:
         yield directory
     finally:
@@ -150,7 +171,7 @@ def _scratch() -> Iterator[Path]:
 
 
 @contextmanager
-def _mounted(arguments: list[str], directory: Path) -> Iterator[Path]:
+def mounted(arguments: list[str], directory: Path) -> Iterator[Path]:
     """Mount at ``directory``/mnt; at the end it must be possible to unmount."""
     mount = directory / "mnt"
     mount.mkdir()
@@ -183,16 +204,23 @@ def _created(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def command(argv: list[str]) -> None:
+def command(argv: list[str]) -> str:
+    """Run a command and return what it printed.
+
+    :raises CannotRunError: it is not there, or failed
+    """
     # Users other than root often have no sbin in PATH, where Debian keeps mkfs.
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     try:
-        subprocess.run(argv, check=True, capture_output=True, text=True, env={**os.environ, "PATH": path})
+        run = subprocess.run(
+            argv, check=True, capture_output=True, text=True, env={**os.environ, "PATH": path}
+        )
     except FileNotFoundError:
         raise CannotRunError(f"{argv[0]} is not installed: it is in Debian's e2fsprogs or mount") from None
     except subprocess.CalledProcessError as error:
         words = " ".join((error.stderr or error.stdout or "").split())
         raise CannotRunError(f"{argv[0]} failed ({error.returncode}): {words}") from None
+    return run.stdout
 
 
 def _bring_in(fd: int, size: int) -> None:

@@ -15,7 +15,7 @@ from ptshare.counters import SharingCounters
 from ptshare.demo.crew import Crew
 from ptshare.demo.files import Target
 from ptshare.demo.worker import REHEARSAL_BYTES, Worker
-from ptshare.mapping import Granted
+from ptshare.mapping import Asked
 
 __all__ = ["Aftermath", "Protection", "Run", "Survival", "measure"]
 
@@ -81,7 +81,7 @@ class Run:
     """
 
     filesystem: str
-    method: Granted
+    method: Asked
     size: int
     page_tables_kib: int
     own_kib: tuple[int, ...]
@@ -112,7 +112,7 @@ class Run:
         return mean(self.own_kib)
 
 
-def measure(target: Target, method: Granted, processes: int) -> Run:
+def measure(target: Target, method: Asked, processes: int) -> Run:
     """Have ``processes`` processes map ``target`` and touch every page, all alive at the end.
 
     With shared tables also: one process takes the right to write away from all, half of them are killed,

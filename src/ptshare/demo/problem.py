@@ -13,6 +13,7 @@ from ptshare.demo.errors import CannotRunError, ProcessFailedError
 from ptshare.demo.files import memfd
 from ptshare.demo.measure import Run, measure
 from ptshare.demo.session import needed_bytes
+from ptshare.sizes import format_bytes
 
 __all__ = ["main", "measure_problem", "text"]
 
@@ -29,8 +30,8 @@ def measure_problem(size: int = SIZE, processes: int = PROCESSES) -> Run:
     needed, available = needed_bytes(size, processes), counters.mem_available_kib() * 1024
     if needed > available:
         raise CannotRunError(
-            f"too little memory to measure the problem here: {report.format_bytes(needed)} needed, "
-            f"{report.format_bytes(available)} available"
+            f"too little memory to measure the problem here: {format_bytes(needed)} needed, "
+            f"{format_bytes(available)} available"
         )
     with memfd(size) as target:
         return measure(target, "ordinary", processes)
@@ -41,7 +42,7 @@ def text(run: Run) -> str:
     share = sum(run.own_kib) * 1024 / run.size
     return (
         f"The problem, measured on this machine (Linux {os.uname().release}) with ordinary page tables:\n"
-        f"{run.processes} processes map one file of {report.format_bytes(run.size)} and touch every page.\n\n"
+        f"{run.processes} processes map one file of {format_bytes(run.size)} and touch every page.\n\n"
         f"{report.HEADER}\n{report.row(run)}\n\n"
         f"The file is in memory once; its page tables are there {run.processes} times, "
         f"{report.format_kib(sum(run.own_kib))} or {share:.0%} of the file.\n"

@@ -6,6 +6,7 @@ from typing import Any
 
 from ptshare import abi
 from ptshare.demo.measure import Run
+from ptshare.sizes import format_bytes
 
 __all__ = [
     "HEADER",
@@ -13,13 +14,9 @@ __all__ = [
     "arithmetic",
     "as_json",
     "comparison",
-    "format_bytes",
-    "parse_bytes",
     "row",
     "use_lines",
 ]
-
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 _COLUMNS = "{:<12}{:<13}{:>12}{:>13}{:>14}{:>14}{:>10}"
 
@@ -170,28 +167,3 @@ def arithmetic(size: int = 300 << 30, processes: int = 1500) -> str:
 def format_kib(kib: float) -> str:
     """KiB for people."""
     return format_bytes(kib * 1024)
-
-
-def format_bytes(number: float) -> str:
-    """Bytes for people: at most four figures, and the unit."""
-    unit = 0
-    size = float(number)
-    while abs(size) >= 1024 and unit < len(_UNITS) - 1:
-        size /= 1024
-        unit += 1
-    digits = 0 if size == round(size) or unit == 0 else 1
-    return f"{size:.{digits}f} {_UNITS[unit]}"
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes from a number with an optional unit: ``4096``, ``64M``, ``1GiB``, ``1.5g``; units are powers of
-    1024.
-
-    :raises ValueError: it is something else
-    """
-    digits = text.strip().lower().removesuffix("b").removesuffix("i")
-    power = "kmgt".find(digits[-1:]) + 1 if digits else 0
-    number = float(digits[:-1] if power else digits)
-    if not 0 < number * 1024**power < 1 << 62:
-        raise ValueError(f"not a size: {text!r}")
-    return int(number * 1024**power)

@@ -12,8 +12,9 @@ from ptshare.demo.errors import CannotRunError
 from ptshare.demo.files import Target
 from ptshare.demo.measure import Run, measure
 from ptshare.demo.proof import MIN_BYTES, shortcomings
-from ptshare.demo.report import Results, format_bytes
+from ptshare.demo.report import Results
 from ptshare.mapping import Mapping
+from ptshare.sizes import format_bytes
 from ptshare.support import Support, probe
 
 __all__ = ["check", "check_size", "needed_bytes", "run"]

@@ -8,7 +8,7 @@ import time
 
 from ptshare import counters
 from ptshare.demo.files import Target
-from ptshare.mapping import Granted, Mapping
+from ptshare.mapping import Asked, Mapping
 
 __all__ = ["REHEARSAL_BYTES", "Worker", "touch"]
 
@@ -31,7 +31,7 @@ class Worker:
     #: In how many pages, spread over the file, a write is tried.
     PROBES = 16
 
-    def __init__(self, target: Target, page_tables: Granted, rehearsal: int) -> None:
+    def __init__(self, target: Target, page_tables: Asked, rehearsal: int) -> None:
         self._target = target
         self._page_tables = page_tables
         self._rehearsal = rehearsal

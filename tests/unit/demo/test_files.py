@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from descriptors import descriptors
 from ptshare.demo import files
 from ptshare.demo.errors import CannotRunError
 
 
 def test_memfd() -> None:
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     with files.memfd(5 << 20) as target:
         assert (target.filesystem, target.size, target.writable) == ("memfd", 5 << 20, True)
         assert isinstance(target.file, int)
         assert os.fstat(target.file).st_size == 5 << 20
         assert os.fstat(target.file).st_blocks * 512 == 5 << 20
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors() == before
 
 
 def test_own_file(tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_own_files_that_cannot_be_mapped(tmp_path: Path) -> None:
     empty, fifo = tmp_path / "empty", tmp_path / "fifo"
     empty.touch()
     os.mkfifo(fifo)
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     for path, words in [
         (empty, "is empty: there is nothing to map"),
         (fifo, "is no regular file"),
@@ -45,7 +46,7 @@ def test_own_files_that_cannot_be_mapped(tmp_path: Path) -> None:
     ]:
         with pytest.raises(CannotRunError, match=f"--file {path} {words}"):
             files.own_size(path)
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors() == before
 
 
 def test_a_command_that_fails_is_told() -> None:

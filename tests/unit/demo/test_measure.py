@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from descriptors import descriptors
 from ptshare.demo.errors import ProcessFailedError
 from ptshare.demo.files import Target, memfd
 from ptshare.demo.measure import measure
@@ -26,11 +27,11 @@ def test_each_process_has_tables_of_its_own_for_all_of_the_file() -> None:
 
 
 def test_a_process_that_cannot_map_is_told() -> None:
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     target = Target("none", "/proc/none", SIZE, writable=False)
     with pytest.raises(ProcessFailedError, match="'map_and_touch': FileNotFoundError"):
         measure(target, "ordinary", 2)
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors() == before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
