@@ -6,7 +6,6 @@ flag, and with the error numbers that come back.
 import ctypes
 import errno
 import fcntl
-import mmap as _mmap
 import os
 import re
 import signal
@@ -15,76 +14,27 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptshare.abi import MAP_SHARED_PT, MAP_SHARED_VALIDATE
-
-NONE, R, W, X = 0, _mmap.PROT_READ, _mmap.PROT_WRITE, _mmap.PROT_EXEC
-RW = R | W
-PAGE = _mmap.PAGESIZE
-GRANULE = 2 << 20
-GIB = 1 << 30
-
-MAP_SHARED = _mmap.MAP_SHARED
-MAP_PRIVATE = _mmap.MAP_PRIVATE
-MAP_ANONYMOUS = _mmap.MAP_ANONYMOUS
-MAP_POPULATE = _mmap.MAP_POPULATE
-MAP_FIXED = 0x10
-MAP_LOCKED = 0x2000
-MAP_HUGETLB = 0x40000
-MAP_FIXED_NOREPLACE = 0x100000
-SHARED_PT = MAP_SHARED | MAP_SHARED_PT
-SHARED_PT_VALIDATED = MAP_SHARED_VALIDATE | MAP_SHARED_PT
-
-MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
-MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE = 22, 23, 25
+from ptshare.syscalls import *  # noqa: F403
+from ptshare.syscalls import (
+    GIB,
+    GRANULE,
+    MAP_ANONYMOUS,
+    MAP_PRIVATE,
+    NONE,
+    PAGE,
+    mmap,
+    munmap,
+    vm_readv,
+    vm_writev,
+)
+from ptshare.syscalls import checked as _checked
+from ptshare.syscalls import libc as _libc
+from ptshare.syscalls import size_t as _size
 
 _PKEY_MPROTECT, _PKEY_ALLOC, _PKEY_FREE, _REMAP_FILE_PAGES = 329, 330, 331, 216  # x86-64
 
 #: Among the highest bytes of pagemap entries: proc_pid_pagemap(5), bit 63.
 _NOT_PRESENT = re.compile(rb"[\x00-\x7f]")
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_ssize_t
-_libc.mremap.restype = ctypes.c_ssize_t
-_libc.syscall.restype = ctypes.c_long
-_libc.read.restype = ctypes.c_ssize_t
-_libc.write.restype = ctypes.c_ssize_t
-
-
-def _checked(result: int) -> int:
-    if result == -1:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result
-
-
-def _size(value: int) -> ctypes.c_size_t:
-    return ctypes.c_size_t(value)
-
-
-def mmap(length: int, prot: int, flags: int, fd: int = -1, offset: int = 0, addr: int = 0) -> int:
-    """mmap(2); the address."""
-    return _checked(_libc.mmap(_size(addr), _size(length), prot, flags, fd, ctypes.c_ssize_t(offset)))
-
-
-def munmap(addr: int, length: int) -> None:
-    _checked(_libc.munmap(_size(addr), _size(length)))
-
-
-def mprotect(addr: int, length: int, prot: int) -> None:
-    _checked(_libc.mprotect(_size(addr), _size(length), prot))
-
-
-def madvise(addr: int, length: int, advice: int) -> None:
-    _checked(_libc.madvise(_size(addr), _size(length), advice))
-
-
-def mlock(addr: int, length: int) -> None:
-    _checked(_libc.mlock(_size(addr), _size(length)))
-
-
-def mremap(addr: int, old: int, new: int, flags: int, new_addr: int = 0) -> int:
-    """mremap(2); the address."""
-    return _checked(_libc.mremap(_size(addr), _size(old), _size(new), flags, _size(new_addr)))
 
 
 def remap_file_pages(addr: int, length: int, pgoff: int) -> None:
@@ -93,6 +43,14 @@ def remap_file_pages(addr: int, length: int, pgoff: int) -> None:
 
 def pkey_mprotect(addr: int, length: int, prot: int, pkey: int) -> None:
     _checked(_libc.syscall(_PKEY_MPROTECT, _size(addr), _size(length), prot, pkey))
+
+
+def mlockall(flags: int) -> None:
+    _checked(_libc.mlockall(flags))
+
+
+def munlockall() -> None:
+    _checked(_libc.munlockall())
 
 
 def pkey_alloc() -> int:
@@ -150,6 +108,8 @@ def faults(addr: int, length: int) -> int:
             while absent := _NOT_PRESENT.search(os.pread(pagemap.fileno(), pages * 8, at // PAGE * 8)[7::8]):
                 assert peek(at + absent.start() * PAGE) is not None
                 taken += 1
+                # A read that takes no fault is served from a TLB that should have been flushed.
+                assert taken <= length // PAGE, f"{at + absent.start() * PAGE:#x} is read and never present"
     return taken
 
 
@@ -161,34 +121,20 @@ def store(addr: int, length: int, value: int = 1) -> None:
         view[::PAGE] = bytes([value]) * (part // PAGE)
 
 
-def mincore(addr: int, length: int) -> bytes:
-    """mincore(2): a byte for each page."""
-    vector = ctypes.create_string_buffer(length // PAGE)
-    _checked(_libc.mincore(_size(addr), _size(length), vector))
-    return vector.raw
-
-
-class _Vector(ctypes.Structure):
-    """struct iovec"""
-
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-def _by_gup(call: str, addr: int) -> int | None:
-    buffer = ctypes.create_string_buffer(1)
-    here, there = _Vector(ctypes.addressof(buffer), 1), _Vector(addr, 1)
-    done = getattr(_libc, call)(os.getpid(), ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
-    return buffer.raw[0] if done == 1 else None
-
-
 def read_by_gup(addr: int) -> int | None:
     """The byte at ``addr`` by process_vm_readv(2), so get_user_pages(); ``None`` if refused."""
-    return _by_gup("process_vm_readv", addr)
+    try:
+        return vm_readv(os.getpid(), addr, 1)[0]
+    except OSError:
+        return None
 
 
 def write_by_gup(addr: int) -> bool:
     """Store a zero by process_vm_writev(2); ``False`` if refused."""
-    return _by_gup("process_vm_writev", addr) is not None
+    try:
+        return vm_writev(os.getpid(), addr, b"\0") == 1
+    except OSError:
+        return False
 
 
 def present(addr: int, pid: int | str = "self") -> bool:
@@ -228,6 +174,14 @@ def free_area(length: int, align: int = GIB) -> int:
     base = mmap(room + align, NONE, MAP_PRIVATE | MAP_ANONYMOUS)
     munmap(base, room + align)
     return (base + 2 * align - 1) // align * align
+
+
+def link_faults(address: int, length: int) -> int:
+    """Faults that it takes a process to link a range of a guest, by granules, where all tables exist: each
+    links what lies in the same 16 granules of addresses.
+    """
+    around = 16 * GRANULE
+    return (address + length - 1) // around - address // around + 1
 
 
 @contextmanager

@@ -2,14 +2,14 @@
 """Fixtures of the guest tests: what is held must be given back, and files on each kind of file system."""
 
 import gc
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from held import settles, sharing
 
+from descriptors import descriptors
+from held import settles, sharing
 from ptshare.counters import SharingCounters
 
 
@@ -17,10 +17,10 @@ from ptshare.counters import SharingCounters
 def idle() -> Iterator[SharingCounters]:
     """What the kernel holds for sharing is after each test what it was before; the test gets what it was."""
     before = sharing()
-    descriptors = os.listdir("/proc/self/fd")
+    opened = descriptors()
     yield before
     gc.collect()
-    assert os.listdir("/proc/self/fd") == descriptors
+    assert descriptors() == opened
     assert settles(sharing, before), f"{before} before, {sharing()} after"
 
 
@@ -59,6 +59,27 @@ def overlay(tmp_path: Path) -> Iterator[Path]:
     yield from _mounted(tmp_path / "overlay", "-t", "overlay", "-o", options, "overlay")
     for _ in layers:
         pass
+
+
+@pytest.fixture
+def swap() -> Iterator[Path]:
+    """The lab's scratch disk as swap space."""
+    disk = Path("/dev/vda")
+    subprocess.run(["mkswap", "--quiet", str(disk)], check=True)
+    subprocess.run(["swapon", str(disk)], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["swapoff", str(disk)], check=True)
+
+
+@pytest.fixture(scope="session")
+def tally(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that counts up in each page of a file: tests/guest/tally.c."""
+    program = tmp_path_factory.mktemp("tally") / "tally"
+    source = Path(__file__).with_name("tally.c")
+    subprocess.run(["cc", "-O2", "-Wall", "-Werror", "-o", str(program), str(source)], check=True)
+    return program
 
 
 @pytest.fixture(params=["tmpfs", "ext4", "overlay"])

@@ -10,8 +10,8 @@ import calls
 import pytest
 from agents import Agents
 from calls import GIB, GRANULE, MAP_FIXED, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE, RW, SHARED_PT, R
-from held import settles, sharing
 
+from held import settles, sharing
 from ptshare.counters import SharingCounters
 
 SIZE = 4 * GRANULE
@@ -170,11 +170,36 @@ def test_fork_attaches_the_child(idle: SharingCounters) -> None:
 def test_fork_copies_no_table() -> None:
     with calls.memfd(GIB) as fd, calls.mapped(GIB, RW, SHARED_PT, fd) as at:
         calls.touch(at, GIB)
+        before = sharing().tables
+        with Agents(1) as agents:
+            assert agents.call("shared_kib") == [GIB // 1024]
+            assert agents.faults(0, at, GIB) == 0
+            assert sharing().tables == before
+
+
+def test_fork_links_no_granules() -> None:
+    """It would take time for each of them."""
+    with calls.memfd(SIZE) as fd, calls.mapped(SIZE, RW, SHARED_PT, fd) as at:
+        calls.touch(at, SIZE)
         with Agents(1) as agents:
             assert agents.call("shared_kib") == [0]
-            before = sharing().tables
-            agents.do(0, "touch", at, GIB)
-            assert sharing().tables == before
+            assert 1 <= agents.faults(0, at, SIZE) <= 2
+
+
+def test_mmap_and_fork_link_what_is_there_and_no_more() -> None:
+    """Of four whole GiBs and a part of one, two are in use; a mapping that is not congruent gets no link."""
+    size = 4 * GIB + GRANULE
+    with calls.memfd(size) as fd, calls.mapped(size, RW, SHARED_PT, fd) as at, Agents(2) as agents:
+        for gib in (1, 3, 4):
+            calls.poke(at + gib * GIB, 1)
+        assert agents.call("shared_kib") == [0, 0]
+        whole = agents.do(0, "mmap", size, RW, SHARED_PT, fd)
+        agents.do(1, "mmap", size, RW, SHARED_PT | MAP_FIXED, fd, 0, calls.free_area(size) + GRANULE)
+        assert agents.call("shared_kib") == [2 * GIB // 1024, 0]
+        assert [agents.faults(0, whole + gib * GIB, PAGE) for gib in (1, 3, 4, 2)] == [0, 0, 1, 1]
+        with Agents(1) as children:
+            assert children.call("shared_kib") == [3 * GIB // 1024]
+            assert [children.faults(0, at + gib * GIB, PAGE) for gib in (1, 2, 3)] == [0, 0, 0]
 
 
 def test_mappings_not_for_children(idle: SharingCounters) -> None:

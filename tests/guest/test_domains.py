@@ -10,8 +10,8 @@ import calls
 import pytest
 from agents import Agents
 from calls import GRANULE, PAGE, RW, SHARED_PT, R, X
-from held import sharing
 
+from held import sharing
 from ptshare import counters
 from ptshare.counters import SharingCounters
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import calls
 from agents import Agents
-from calls import GIB, GRANULE, PAGE, RW, SHARED_PT, R
-from held import sharing
+from calls import GIB, GRANULE, PAGE, RW, SHARED_PT, R, X
 
+from held import sharing
 from ptshare import abi, counters
 from ptshare.counters import SharingCounters
 
@@ -86,11 +86,14 @@ def test_smaps() -> None:
         assert (second["Size"], second["Rss"]) == ("2048 kB", "0 kB")
 
 
-def procmap_query(addr: int) -> tuple[int, int, int, int]:
-    """PROCMAP_QUERY of proc_pid_maps(5): start, end, flags and offset of what maps ``addr``."""
+def procmap_query(addr: int, wanted: int = 0) -> tuple[int, int, int, int]:
+    """PROCMAP_QUERY of proc_pid_maps(5): start, end, flags and offset of what maps ``addr``.
+
+    :param wanted: its query flags: what it is to be, and whether the next one that is so will do
+    """
     size = 104
     request = bytearray(size)
-    struct.pack_into("=QQQ", request, 0, size, 0, addr)
+    struct.pack_into("=QQQ", request, 0, size, wanted, addr)
     with open("/proc/self/maps", "rb") as file:
         fcntl.ioctl(file, 0xC0686611, request)
     _, _, _, start, end, flags, _, offset = struct.unpack_from("=QQQQQQQQ", request)
@@ -107,6 +110,20 @@ def test_procmap_query() -> None:
         start, end, flags, offset = procmap_query(at + GRANULE)
         assert (start, end, offset) == (at + GRANULE, at + GRANULE + PAGE, GRANULE)
         assert flags == readable | shared
+
+
+def test_procmap_query_finds_by_the_protection_in_force() -> None:
+    """And not by what a guest may become."""
+    writable, executable, covering_or_next = 2, 4, 16
+    with calls.memfd(2 * GRANULE) as fd, calls.mapped(2 * GRANULE, RW, SHARED_PT, fd) as at:
+        calls.mprotect(at + PAGE, 2 * PAGE, R)
+        calls.mprotect(at + 5 * PAGE, PAGE, R | X)
+        assert procmap_query(at + PAGE, covering_or_next)[:2] == (at + PAGE, at + 3 * PAGE)
+        assert procmap_query(at, writable)[:2] == (at, at + PAGE)
+        assert procmap_query(at + 2 * PAGE, writable | covering_or_next)[:2] == (at + 3 * PAGE, at + 5 * PAGE)
+        assert procmap_query(at, executable | covering_or_next)[:2] == (at + 5 * PAGE, at + 6 * PAGE)
+        assert calls.error_of(procmap_query, at + 2 * PAGE, writable) == "ENOENT"
+        assert calls.error_of(procmap_query, at, executable) == "ENOENT"
 
 
 def test_status_tells_own_tables_from_shared_ones() -> None:
@@ -147,3 +164,23 @@ def test_clear_refs_leaves_guests_alone() -> None:
         [entry] = smaps(at, at + GRANULE)
         assert entry["Referenced"] == "2048 kB"
         assert entry["access"] == "rw-s"
+
+
+def test_trace_events() -> None:
+    """Each of them, in the order in which things happen to one guest."""
+    tracing = Path("/sys/kernel/tracing")
+    switch, log = tracing / "events/ptshare/enable", tracing / "trace"
+    log.write_text("")
+    switch.write_text("1")
+    try:
+        with calls.memfd(2 * GRANULE) as fd:
+            inode = os.fstat(fd).st_ino
+            with calls.mapped(2 * GRANULE, RW, SHARED_PT, fd) as at:
+                calls.touch(at, PAGE)
+                calls.mprotect(at, PAGE, R)
+    finally:
+        switch.write_text("0")
+    found = re.findall(r" ptshare_(\w+): (.*)", log.read_text())
+    log.write_text("")
+    assert [name for name, _ in found] == ["create", "attach", "link", "mprotect", "unlink", "detach", "free"]
+    assert f"ino={inode} " in found[0][1]
