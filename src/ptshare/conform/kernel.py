@@ -49,10 +49,12 @@ _ADVICE = {
     "COLLAPSE": abi.MADV_COLLAPSE,
 }
 
-#: Fault-around maps pages that nobody asked for, khugepaged and NUMA balancing do so when they like.
+#: Fault-around maps pages that nobody asked for, khugepaged does so when it likes, and who writes to a page
+#: after writeback faults.
 _SETTINGS = {
     "/sys/kernel/debug/fault_around_bytes": "4096",
     "/sys/kernel/mm/transparent_hugepage/shmem_enabled": "never",
+    "/proc/sys/vm/dirty_writeback_centisecs": "0",
 }
 
 
@@ -79,6 +81,7 @@ class Kernel:
                 "noexec": _mounted(stack, base / "noexec", "-t", "tmpfs", "-o", "noexec", "tmpfs"),
                 "ext4": _mounted(stack, base / "ext4", "-o", "loop", _image(base / "image")),
             }
+            _write_back_on_request(self._directories["ext4"])
             self._agents = Agents(compiled(self._programs), PROCESSES)
             stack.callback(self._agents.close)
             for place in range(FIRST):
@@ -357,10 +360,17 @@ def _write_switch(value: int) -> None:
 
 def _image(path: Path) -> str:
     with path.open("wb") as file:
-        # Of a GiB, so that files can be: nothing of it is there until it is written.
+        # Of some GiB, as files are: nothing of it is there until it is written.
         file.truncate(4 << 30)
-    subprocess.run(["mkfs.ext4", "-q", str(path)], check=True)
+    # A journal writes back files of which nobody asked it.
+    subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", str(path)], check=True)
     return str(path)
+
+
+def _write_back_on_request(directory: Path) -> None:
+    """A disk that is new has next to no share of what may be dirty, and is written to at once."""
+    device = directory.stat().st_dev
+    Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/min_ratio").write_text("50")
 
 
 def _mounted(stack: ExitStack, directory: Path, *arguments: str) -> Path:
