@@ -195,3 +195,10 @@ def test_a_script_tells_a_difference(image: Image, tmp_path: Path) -> None:
     assert (status, output.splitlines()[-1]) == (1, "The kernel does something else than the contract says.")
     marked = [line for line in output.splitlines() if "<-- the contract says" in line]
     assert [line.split(":")[0] for line in marked] == ["pages present in A"]
+
+
+@pytest.mark.parametrize(("most", "status"), [(1, 0), (0, 1)])
+def test_a_script_counts_faults(image: Image, tmp_path: Path, most: int, status: int) -> None:
+    path = written(tmp_path, Difference(8, "faults", "at most 1", 1), Program(FILES, STEPS[:9]))
+    path.write_text(path.read_text().replace("A.faults() - 1", f"A.faults() - {most}"))
+    assert run_script(image, path)[0] == status

@@ -7,13 +7,14 @@ import os
 import struct
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ptshare.audit.proc import Vma
+from ptshare.pagemap import HUGE, PRESENT, SWAPPED, scan
 
 __all__ = ["NoIoctlError", "populated", "shared_vmas"]
 
-# _IOWR('f', 16, struct pm_scan_arg), _IOWR('f', 17, struct procmap_query)
-_PAGEMAP_SCAN = 0xC0606610
+# _IOWR('f', 17, struct procmap_query)
 _PROCMAP_QUERY = 0xC0686611
 
 _READABLE, _WRITABLE, _EXECUTABLE, _SHARED = 1, 2, 4, 8
@@ -24,34 +25,31 @@ _COVERING_OR_NEXT = 0x10
 _QUERY = struct.Struct("=9Q4I2Q")
 _NAME_BYTES = 4096
 
-_PRESENT, _SWAPPED, _HUGE = 1 << 3, 1 << 4, 1 << 6
-
-#: size, flags, start, end, walk_end, vec, vec_len, max_pages, category_inverted, category_mask,
-#: category_anyof_mask, return_mask
-_SCAN = struct.Struct("=12Q")
-_WALK_END = struct.Struct("=Q")
-_WALK_END_AT = 32
-
 # Memory that the kernel writes to, by address.
 _name = array("B", bytes(_NAME_BYTES))
 _name_address = _name.buffer_info()[0]
 _region = array("Q", [0, 0, 0])
-_region_address = _region.buffer_info()[0]
 
 
 class NoIoctlError(Exception):
     """The kernel does not have this ioctl: PROCMAP_QUERY came with 6.11, PAGEMAP_SCAN with 6.7."""
 
 
-def _call(fd: int, request: int, argument: bytearray) -> int:
+@contextmanager
+def _ioctl() -> Iterator[None]:
+    """Around an ioctl that the kernel may not have."""
     try:
-        result: int = fcntl.ioctl(fd, request, argument, True)
-        return result
+        yield
     except OSError as error:
         # ENOTTY: the file knows no ioctls, or not this one; EINVAL: it knows others.
         if error.errno in (errno.ENOTTY, errno.EINVAL):
             raise NoIoctlError from None
         raise
+
+
+def _query(fd: int, argument: bytearray) -> None:
+    with _ioctl():
+        fcntl.ioctl(fd, _PROCMAP_QUERY, argument, True)
 
 
 def shared_vmas(fd: int, known: dict[tuple[int, int, int], str]) -> Iterator[Vma]:
@@ -67,7 +65,7 @@ def shared_vmas(fd: int, known: dict[tuple[int, int, int], str]) -> Iterator[Vma
     while True:
         argument = bytearray(_QUERY.pack(104, _SHARED | _COVERING_OR_NEXT, at, *[0] * 12))
         try:
-            _call(fd, _PROCMAP_QUERY, argument)
+            _query(fd, argument)
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return
@@ -98,7 +96,7 @@ def _name_at(fd: int, address: int) -> str:
     """The name of the mapping at an address; a name of 4 KiB or more is none."""
     argument = bytearray(_QUERY.pack(104, 0, address, *[0] * 8, _NAME_BYTES, 0, _name_address, 0))
     try:
-        _call(fd, _PROCMAP_QUERY, argument)
+        _query(fd, argument)
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.E2BIG, errno.ENOENT):
             return ""
@@ -116,16 +114,12 @@ def populated(fd: int, start: int, end: int, granule: int) -> Iterator[int]:
     :param end: of it
     :raises NoIoctlError: this kernel has none
     """
-    while start < end:
-        # One page is enough to know of the table, and the kernel stops looking at the second one.
-        argument = bytearray(
-            _SCAN.pack(
-                96, 0, start, end, 0, _region_address, 1, 1, _HUGE, _HUGE, _PRESENT | _SWAPPED, _PRESENT
-            )
-        )
-        if not _call(fd, _PAGEMAP_SCAN, argument):
-            return
-        first = _region[0]
-        yield first
-        (walked,) = _WALK_END.unpack_from(argument, _WALK_END_AT)
-        start = max(walked, (first | granule - 1) + 1)
+    with _ioctl():
+        while start < end:
+            # One page is enough to know of the table, and the kernel stops looking at the second one.
+            found, walked = scan(fd, start, end, _region, any_of=PRESENT | SWAPPED, none_of=HUGE, max_pages=1)
+            if not found:
+                return
+            first = _region[0]
+            yield first
+            start = max(walked, (first | granule - 1) + 1)

@@ -33,7 +33,7 @@ def script(divergence: Divergence) -> str:
     for step, expectation in zip(program.steps, expectations, strict=True):
         call = _call(step)
         lines.append(f"step({call!r}, {call}, {_expected(step, expectation.answer)})")
-    lines += [*_last(divergence.difference, expectations), "end()", ""]
+    lines += [*_last(divergence.difference, expectations, program.steps[-1]), "end()", ""]
     return _PRELUDE.read_text() + "\n".join(lines)
 
 
@@ -60,7 +60,7 @@ def _expected(step: Step, answer: Outcome) -> str:
     return hex(answer.value) if step.call in _RETURN else "0"
 
 
-def _last(difference: Difference, expectations: list[Expectation]) -> list[str]:
+def _last(difference: Difference, expectations: list[Expectation], step: Step) -> list[str]:
     """What is not in what the last call returned."""
     what, _, who = difference.what.partition(" of ")
     if difference.what == "PageTables, pages":
@@ -71,6 +71,9 @@ def _last(difference: Difference, expectations: list[Expectation]) -> list[str]:
     if difference.step == len(expectations):
         lines = [f"for process in everyone[:{PROCESSES}]:", "    process.pid and process.kill()"]
         return [*lines, *(f'step("{what}", sysfs("{what}"), 0)' for what in ("domains", "guests", "tables"))]
+    if what == "faults" and step.call in ("load", "store"):
+        who, most = name(step.process), expectations[-1].answer.faults
+        return [f'step("faults of {who}, beyond {most}", max(0, {who}.faults() - {most}), 0)']
     if difference.what == "domains":
         return [f'step("domains", sysfs("domains"), {difference.expected})']
     if what == "maps":

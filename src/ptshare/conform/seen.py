@@ -1,27 +1,21 @@
 # SPDX-License-Identifier: MIT
 """What can be seen of processes and of the machine: /proc and /sys."""
 
-import fcntl
 import os
 import re
-import struct
 from array import array
 from collections.abc import Mapping
 from contextlib import suppress
 
 from ptshare import counters, syscalls
 from ptshare.conform.calls import ADDRESS, AREA
+from ptshare.pagemap import PRESENT, scan
 
 __all__ = ["known_tables", "maps", "page_tables", "present", "sysfs", "tables"]
 
 _MAPS = re.compile(rb"^(\w+)-(\w+) (...). (\w+) (\w+):(\w+) (\d+)", re.MULTILINE)
 _STATUS = re.compile(rb"^(VmPTE|VmSharedPT):\s+(\d+)", re.MULTILINE)
 
-#: include/uapi/linux/fs.h: _IOWR('f', 16, struct pm_scan_arg); size, flags, start, end, walk_end, vec,
-#: vec_len, max_pages, category_inverted, category_mask, category_anyof_mask, return_mask
-_PAGEMAP_SCAN = 0xC0606610
-_SCAN = struct.Struct("=12Q")
-_PRESENT = 1 << 3
 _REGIONS = 2048
 _regions = array("Q", bytes(_REGIONS * 24))
 
@@ -88,17 +82,11 @@ def present(pid: int) -> list[list[int]]:
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
         start, end = ADDRESS, ADDRESS + AREA
         while start < end:
-            argument = bytearray(
-                _SCAN.pack(
-                    96, 0, start, end, 0, _regions.buffer_info()[0], _REGIONS, 0, 0, _PRESENT, 0, _PRESENT
-                )
-            )
-            count: int = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, argument, True)
+            count, start = scan(pagemap.fileno(), start, end, _regions, any_of=PRESENT)
             for at in range(0, 3 * count, 3):
                 low, high = _regions[at], _regions[at + 1]
                 if found and found[-1][1] == low:
                     found[-1][1] = high
                 else:
                     found.append([low, high])
-            start = _SCAN.unpack(argument)[4]
     return found

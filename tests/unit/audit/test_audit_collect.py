@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mapped import ADDRESS, children, mapped, memory
-from ptshare import counters, syscalls
+from ptshare import counters, pagemap, syscalls
 from ptshare.audit import estimate, host, ioctls, proc
 from ptshare.audit.collect import Scope, collect
 from ptshare.audit.model import Audit, MappedObject, Unread
@@ -42,7 +42,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     how = str(request.param)
     if how == "older":
         monkeypatch.setattr(ioctls, "_PROCMAP_QUERY", 0x6611)
-        monkeypatch.setattr(ioctls, "_PAGEMAP_SCAN", 0x6610)
+        monkeypatch.setattr(pagemap, "_PAGEMAP_SCAN", 0x6610)
     return how
 
 

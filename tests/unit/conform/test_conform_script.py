@@ -21,9 +21,9 @@ PROGRAM = Program(
 )
 
 
-def lines(difference: Difference) -> list[str]:
+def lines(difference: Difference, program: Program = PROGRAM) -> list[str]:
     """The part of the script that is not the same in all."""
-    text = script(Divergence(PROGRAM, difference))
+    text = script(Divergence(program, difference))
     compile(text, "script.py", "exec")
     return text[text.index("# What the kernel did") :].splitlines()
 
@@ -80,6 +80,11 @@ def test_what_is_looked_at_in_the_end(difference: Difference, last: list[str]) -
     found = lines(difference)
     at = next(number for number, line in enumerate(found) if "C.stay_awake" in line)
     assert found[at + 1 :] == [*last, "end()"]
+
+
+def test_faults_of_an_access() -> None:
+    found = lines(Difference(3, "faults", "at most 0", 1), PROGRAM._replace(steps=PROGRAM.steps[:4]))
+    assert found[-2:] == ['step("faults of B, beyond 1", max(0, B.faults() - 1), 0)', "end()"]
 
 
 def test_page_tables_of_the_machine() -> None:
