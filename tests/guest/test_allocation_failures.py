@@ -230,6 +230,30 @@ def test_mmap_of_the_second_guest(sweep: Callable[..., Points], file: int) -> No
         sweep(scene)
 
 
+def test_mmap_that_links(sweep: Callable[..., Points]) -> None:
+    """A GiB that is in use. Where there is no table for its link, the first access makes one."""
+    with file_of(GIB) as fd, calls.mapped(GIB, RW, SHARED_PT, fd) as other:
+        assert content(other) == [1, 2, 3, 4]
+        idle = held()
+
+        @contextmanager
+        def scene() -> Iterator[Attempt]:
+            def done(value: int) -> None:
+                assert value == HERE
+                assert held() == (idle[0], idle[1] + 1)
+                assert content(HERE) == [1, 2, 3, 4]
+                assert counters.process_tables().shared_kib == 2 * GIB // 1024
+
+            try:
+                call = (MMAP, HERE, GIB, RW, SHARED_PT | MAP_FIXED_NOREPLACE, fd, 0)
+                yield Attempt(call, lambda: (held(), layout(HERE, length=GIB)), done)
+            finally:
+                clear(HERE, length=GIB)
+
+        # The table of its own that the link stands in.
+        assert sweep(scene).survived
+
+
 @pytest.mark.parametrize("old", [MAP_SHARED, SHARED_PT], ids=["ordinary", "guest"])
 @pytest.mark.parametrize("new", [MAP_SHARED, SHARED_PT], ids=["by-ordinary", "by-guest"])
 def test_mmap_over_a_mapping(sweep: Callable[..., Points], old: int, new: int) -> None:
