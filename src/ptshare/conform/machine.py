@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from ptshare.conform.calls import ADDRESS, KINDS, MODES, PROCESSES, Flag, Program, Step
+from ptshare.conform.calls import ADDRESS, AREA, KINDS, MODES, PROCESSES, Flag, Program, Step
 from ptshare.conform.compare import Difference, first_difference
 from ptshare.conform.expected import Expectation, Model
 from ptshare.conform.link import Runs
@@ -161,6 +161,17 @@ class Machine(RuleBasedStateMachine):
             st.sampled_from([PAGE, 2 * PAGE, GRANULE, GRANULE + PAGE])
         )
 
+    def _to_seam(self, process: int, start: int) -> int:
+        """Bytes to where a mapping is continued by another one: the kernel may have made one of the two, and
+        then mremap(2) goes over it. An area's size if it is not.
+        """
+        mapping = self._model.processes[process].at(start)
+        following = mapping and self._model.processes[process].at(mapping.end)
+        if not mapping or not following:
+            return AREA
+        continued = mapping.file is following.file and mapping.offset + mapping.length == following.offset
+        return mapping.end - start if continued and mapping.domain is following.domain else AREA
+
     # Address space
 
     @rule(
@@ -231,6 +242,7 @@ class Machine(RuleBasedStateMachine):
         """Moved, shrunk and grown."""
         process = self._someone(data)
         start, length = self._range(data, process, small=True)
+        length = min(length, self._to_seam(process, start))
         new_length = data.draw(st.sampled_from([length, *_LENGTHS, length + PAGE]))
         where = data.draw(st.sampled_from(_SMALL + _LARGE[:2])) if move else 0
         self._take(process, "mremap", start, length, new_length, where)
