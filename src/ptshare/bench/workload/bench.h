@@ -61,6 +61,7 @@ void set_all(uint32_t *word, uint32_t value);
 pid_t begin(void (*work)(int number, int fd), int number, int fd);
 void hold_region(int number, int fd);
 void crew_begin(void (*work)(int number, int fd), int from, int count, int fd);
+void together(void (*work)(int number, int fd), int fd);
 void crew_end(void);
 void pin(int number);
 

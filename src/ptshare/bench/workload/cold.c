@@ -10,7 +10,6 @@
 #include "bench.h"
 
 #include <fcntl.h>
-#include <pthread.h>
 #include <unistd.h>
 
 static void *common;
@@ -33,12 +32,6 @@ static void work(int number, int fd)
 	wait_for(&board->leave, 1);
 }
 
-static void *thread(void *number)
-{
-	work((intptr_t)number, -1);
-	return NULL;
-}
-
 static void fill(int fd)
 {
 	static char block[1 << 20];
@@ -53,32 +46,12 @@ static void fill(int fd)
 
 void cold(void)
 {
-	int fd = region_open(), threads = options.method == THREADS;
-	pthread_attr_t attributes;
-	uint64_t start;
-	long faulted = 0;
-	pthread_t id;
+	int fd = region_open();
 
 	if (options.dir)
 		fill(fd);
 	pin(0);
-	pthread_attr_init(&attributes);
-	pthread_attr_setstacksize(&attributes, 16 * PAGE);
-	if (threads)
+	if (options.method == THREADS)
 		common = region_map(fd);
-	for (int i = 0; i < options.processes; i++) {
-		if (!threads)
-			begin(work, i, fd);
-		else if (pthread_create(&id, &attributes, thread, (void *)(intptr_t)i))
-			die("a thread");
-	}
-	wait_for(&board->ready, options.processes);
-	start = now();
-	set_all(&board->go, 1);
-	wait_for(&board->done, options.processes);
-	print("all_ns", now() - start);
-	for (int i = 0; i < options.processes; i++)
-		faulted += board->results[i].faults;
-	set_all(&board->leave, 1);
-	print("faults", threads ? board->results[0].faults : faulted);
+	together(work, fd);
 }

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -81,6 +82,54 @@ void crew_begin(void (*work)(int number, int fd), int from, int count, int fd)
 {
 	for (int number = from; number < from + count; number++)
 		begin(work, number, fd);
+}
+
+static void (*thread_work)(int number, int fd);
+
+static void *thread(void *number)
+{
+	thread_work((intptr_t)number, -1);
+	return NULL;
+}
+
+static void begin_threads(void (*work)(int number, int fd))
+{
+	pthread_attr_t attributes;
+	pthread_t id;
+
+	thread_work = work;
+	pthread_attr_init(&attributes);
+	pthread_attr_setstacksize(&attributes, 16 * PAGE);
+	for (int i = 0; i < options.processes; i++) {
+		if (pthread_create(&id, &attributes, thread, (void *)(intptr_t)i))
+			die("a thread");
+	}
+}
+
+/*
+ * All do their work at once, as processes or as threads, which get no file: each is ready, waits for go, notes
+ * its faults, is done, and waits for leave, so that the end of the first is not in the time of the last. Prints
+ * the time from the start to the last one's end, and the faults of all.
+ */
+void together(void (*work)(int number, int fd), int fd)
+{
+	uint32_t others = board->ready;
+	long faulted = 0;
+	uint64_t start;
+
+	if (options.method == THREADS)
+		begin_threads(work);
+	else
+		crew_begin(work, 0, options.processes, fd);
+	wait_for(&board->ready, others + options.processes);
+	start = now();
+	set_all(&board->go, 1);
+	wait_for(&board->done, options.processes);
+	print("all_ns", now() - start);
+	for (int i = 0; i < options.processes; i++)
+		faulted += board->results[i].faults;
+	set_all(&board->leave, 1);
+	print("faults", options.method == THREADS ? board->results[0].faults : faulted);
 }
 
 /* All children have ended, or one has failed. */
