@@ -24,6 +24,9 @@ def _kib(text: str) -> int:
     return int(match[1])
 
 
+_MADV_HUGEPAGE = 14
+
+
 def _smaps(addr: int, pid: int | str = "self") -> dict[str, int]:
     return {name: _kib(value) for name, value in smaps(addr, pid).items() if value.endswith(" kB")}
 
@@ -117,6 +120,25 @@ def test_rollup_is_the_sum() -> None:
         slack = 1024
         assert 2 * GRANULE >> 10 <= after["Rss"] - before["Rss"] <= (2 * GRANULE >> 10) + slack
         assert GRANULE >> 10 <= after["Pss_Shmem"] - before["Pss_Shmem"] <= (GRANULE >> 10) + 64
+
+
+def test_rollup_shares_nobodys_huge_page() -> None:
+    """A huge page of the process's own behind a granule that two processes share."""
+    kib = GRANULE >> 10
+    with calls.memfd(GRANULE) as fd, Agents(2) as agents:
+        pid, at = agents.pid(0), agents.do(0, "free_area", 2 * GRANULE)
+        own = at + GRANULE
+        agents.do(0, "mmap", GRANULE, RW, SHARED_PT | calls.MAP_FIXED, fd, 0, at)
+        anonymous = calls.MAP_PRIVATE | calls.MAP_ANONYMOUS | calls.MAP_FIXED
+        agents.do(0, "mmap", GRANULE, RW, anonymous, -1, 0, own)
+        agents.do(0, "madvise", own, GRANULE, _MADV_HUGEPAGE)
+        agents.do(0, "store", at, GRANULE)
+        agents.do(1, "store", agents.do(1, "mmap", GRANULE, RW, SHARED_PT, fd), GRANULE)
+        before = _rollup(pid)
+        agents.do(0, "store", own, PAGE)
+        assert _smaps(own, pid)["AnonHugePages"] == kib
+        # And what the interpreter needs meanwhile.
+        assert kib <= _rollup(pid)["Pss_Anon"] - before["Pss_Anon"] <= kib + 256
 
 
 def test_resident_memory_of_status_and_statm(tmpfs: Path, ext4: Path) -> None:

@@ -259,13 +259,54 @@ def test_whole_granules_or_nothing() -> None:
         assert _locked_kib() == 2 * GRANULE >> 10
 
 
-def test_what_cannot_be_read_cannot_be_brought_in() -> None:
+def test_what_cannot_be_accessed_cannot_be_brought_in() -> None:
     """As of an ordinary mapping: ENOMEM, and yet it counts as locked."""
     for flags in (calls.MAP_SHARED, SHARED_PT):
         with calls.memfd(GRANULE) as fd, calls.mapped(GRANULE, RW, flags, fd) as at:
             calls.mprotect(at, GRANULE, NONE)
             assert calls.error_of(calls.mlock, at, GRANULE) == "ENOMEM"
             assert _locked_kib() == GRANULE >> 10
+
+
+@pytest.mark.parametrize(
+    ("prot", "flags"),
+    [
+        pytest.param(calls.W, calls.MAP_SHARED, id="write-ordinary"),
+        pytest.param(calls.W, SHARED_PT, id="write-shared"),
+        pytest.param(calls.X, SHARED_PT, id="execute-shared"),
+    ],
+)
+def test_what_cannot_be_read_can_be_brought_in(prot: int, flags: int) -> None:
+    """By mlock, MAP_POPULATE and MAP_LOCKED.
+
+    Of ordinary memory that can be executed alone a protection key keeps it, where the processor has any.
+    """
+    with calls.memfd(GRANULE) as fd, calls.mapped(GRANULE, prot, flags, fd) as at:
+        calls.mlock(at, GRANULE)
+        assert _mlocked(at) == _whole(True)
+    for more in (calls.MAP_POPULATE, calls.MAP_LOCKED):
+        with calls.memfd(GRANULE) as fd, calls.mapped(GRANULE, prot, flags | more, fd) as at:
+            assert all(calls.present(at + page * PAGE) for page in range(_GRANULE_PAGES))
+    # Where it has become so by another's call.
+    with calls.memfd(GRANULE) as fd, calls.mapped(GRANULE, RW | calls.X, flags, fd) as at:
+        calls.mprotect(at + PAGE, PAGE, prot)
+        calls.mlock(at, GRANULE)
+        assert _mlocked(at) == _whole(True)
+
+
+def test_what_grows_into_another_is_locked() -> None:
+    """Moved to the end of a locked guest it becomes a part of that, with what it grows by."""
+    with calls.memfd(3 * GRANULE) as fd, calls.mapped(3 * GRANULE, RW, SHARED_PT, fd) as at:
+        calls.store(at, 3 * GRANULE)
+        other = calls.mmap(GRANULE, RW, SHARED_PT | calls.MAP_LOCKED, fd, GRANULE)
+        there = calls.free_area(3 * GRANULE)
+        calls.mmap(GRANULE, RW, SHARED_PT | calls.MAP_FIXED | calls.MAP_LOCKED, fd, 0, there)
+        fixed = calls.MREMAP_MAYMOVE | calls.MREMAP_FIXED
+        calls.mremap(other, GRANULE, 2 * GRANULE, fixed, there + GRANULE)
+        assert _locked_kib() == 3 * GRANULE >> 10
+        assert _mlocked(at, 3) == _whole(True, True, True)
+        calls.munmap(there, 3 * GRANULE)
+        assert _mlocked(at, 3) == _whole(False, False, False)
 
 
 class _Locker:

@@ -12,16 +12,14 @@ __all__ = ["fill", "mlock", "mlockall", "munlock", "munlockall"]
 
 
 def fill(state: State, process: Process, start: int, end: int, ignore: bool = False) -> bool:
-    """Bring in what is mapped in a range: of a guest what can be read by the protection in force, of others
-    whatever is not PROT_NONE.
+    """Bring in what is mapped in a range, whatever is not PROT_NONE.
 
     :param ignore: go on after what cannot be brought in
     :returns: was all of it brought in?
     """
     good = True
     for _, part in within(process, start, end):
-        enough = READ if part.domain else READ | WRITE | EXECUTE
-        if bring_in(state, process, part.start, part.end, READ, enough)[0]:
+        if bring_in(state, process, part.start, part.end, READ, READ | WRITE | EXECUTE)[0]:
             good = False
             if not ignore:
                 break

@@ -17,12 +17,13 @@
  * Lock order:
  *
  *   mmap_lock of the guest's mm
- *     ptshare_lock
+ *     ptshare_lock, with no lock under it
  *     mmap_lock of the host mm
  *       VMA locks of the host mm
  *         i_mmap_rwsem of the file
- *         ptshare_domain.windows
- *           ptshare_domain.lock
+ *           ptshare_domain.windows
+ *             page-table locks
+ *               ptshare_domain.lock
  *
  * Documentation/mm/ptshare.rst tells the whole.
  */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Guests of shared page tables: links made by faults and dropped by unmapping.
+ * Guests of shared page tables: links made by faults, mmap and fork, and dropped
+ * by unmapping.
  *
  * Tables of a host are freed only when its domain dies, after the last guest
  * was closed. Whoever holds a lock that keeps a guest VMA alive may therefore
@@ -224,8 +225,9 @@ static void ptshare_link_pmds(struct vm_area_struct *vma, unsigned long addr,
 }
 
 /*
- * Make the guest's entry for @addr point at the host's table. Nothing is done
- * where the host has no table yet.
+ * Make the guest's entry for @addr point at the host's table, and entries around
+ * it where those are for PMD_SIZE. Nothing is done where the host has no table
+ * yet.
  *
  * Nothing need be flushed: entries go from none to present only.
  */
@@ -477,6 +479,9 @@ int ptshare_gup_check(struct vm_area_struct *vma, unsigned long addr,
 	/* FOLL_FORCE never wrote to a shared mapping. */
 	if (gup_flags & FOLL_WRITE)
 		return flags & VM_WRITE ? 0 : -EFAULT;
+	/* populate_vma_page_range() forces nothing where all is refused. */
+	if ((gup_flags & FOLL_FORCE) && !(gup_flags & (FOLL_GET | FOLL_PIN)))
+		return flags & VM_ACCESS_FLAGS ? 0 : -EFAULT;
 	return (flags & VM_READ) || (gup_flags & FOLL_FORCE) ? 0 : -EFAULT;
 }
 

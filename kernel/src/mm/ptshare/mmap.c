@@ -286,7 +286,6 @@ unsigned long ptshare_do_mmap(struct file *file, unsigned long addr,
 	addr = do_mmap(file, addr, len, prot, flags, VM_SHARED_PT, pgoff,
 		       populate, uf);
 	if (!IS_ERR_VALUE(addr)) {
-		/* It may have merged with one before it. */
 		vma = vma_lookup(current->mm, addr);
 		if (carry)
 			ptshare_carry_pages(carry, vma);

@@ -46,7 +46,8 @@
  * @guests: the guest VMAs, through vm_area_struct.ptshare_node
  * @file: what the host's VMAs have open, always borrowed from a live guest
  * @windows: held for writing to add and remove listeners, to set and clear
- *           VM_LOCKED of guests, and to change the windows of either
+ *           VM_LOCKED of guests, and to change the windows of either; not by
+ *           MREMAP_DONTUNMAP, whose new guest has the old one's window locked
  * @listeners: guests whose mm has mmu notifiers, through
  *             vm_area_struct.ptshare_listener; changes under @windows and @lock
  * @dying: the last guest is gone; set under @windows
