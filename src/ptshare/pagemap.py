@@ -15,8 +15,6 @@ _PAGEMAP_SCAN = 0xC0606610
 #: size, flags, start, end, walk_end, vec, vec_len, max_pages, category_inverted, category_mask,
 #: category_anyof_mask, return_mask
 _ARGUMENT = struct.Struct("=12Q")
-_WALK_END = struct.Struct("=Q")
-_WALK_END_AT = 32
 
 
 def scan(
@@ -48,4 +46,5 @@ def scan(
         )
     )
     found: int = fcntl.ioctl(fd, _PAGEMAP_SCAN, argument, True)
-    return found, _WALK_END.unpack_from(argument, _WALK_END_AT)[0]
+    walk_end: int = _ARGUMENT.unpack(argument)[4]
+    return found, walk_end

@@ -78,7 +78,7 @@ def one_processor() -> Iterator[None]:
 
 
 @pytest.fixture
-def sweep(injector: Injector, one_processor: None, request: pytest.FixtureRequest) -> Callable[..., Points]:
+def sweep(injector: Injector, request: pytest.FixtureRequest) -> Callable[..., Points]:
     """Sweeps after which the kernel has no mapping, file or table more than before."""
 
     def run(scene: Scene, fails: bool = True, processes: bool = False) -> Points:
@@ -664,6 +664,7 @@ def locked() -> int:
     return int(match[1])
 
 
+@pytest.mark.usefixtures("one_processor")
 @pytest.mark.parametrize(
     ("call", "before", "after"),
     [
@@ -727,6 +728,7 @@ def test_pages_are_unlocked_or_counted(few_mappings: None, flags: int) -> None:
             assert flagged(pages, MLOCKED) * PAGE // 1024 == locked()
 
 
+@pytest.mark.usefixtures("one_processor")
 def test_mmap_that_locks(sweep: Callable[..., Points]) -> None:
     with calls.memfd(2 * GRANULE) as fd, calls.mapped(2 * GRANULE, RW, MAP_SHARED, fd) as ordinary:
         calls.store(ordinary, 2 * GRANULE)

@@ -111,7 +111,8 @@ def test_extended(directory: Path) -> None:
         spot = [
             frames(pid, start + GRANULE + 300 * PAGE, PAGE)[0] for pid, start in zip(pids, at, strict=True)
         ]
-        assert spot[0] == spot[1] != None  # noqa: E711
+        assert spot[0] is not None
+        assert spot[0] == spot[1]
 
         assert signals(agents, at, SIZE - PAGE, "store") == {signal.SIGBUS}
         os.posix_fallocate(fd, 0, SIZE)

@@ -370,6 +370,7 @@ def _image(path: Path) -> str:
 def _write_back_on_request(directory: Path) -> None:
     """A disk that is new has next to no share of what may be dirty, and is written to at once."""
     device = directory.stat().st_dev
+    # Per cent; those of all disks must be less than 100.
     Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/min_ratio").write_text("50")
 
 

@@ -293,7 +293,8 @@ def file(kind: str, size: int) -> int:
         # Of this mount namespace, which ends with the processes.
         subprocess.run(["mount", *how, directory], check=True)
         if kind == "ext4":
-            # A disk that is new has next to no share of what may be dirty, and is written to at once.
+            # A disk that is new has next to no share of what may be dirty, and is written to at once. Per
+            # cent; each file has a disk of its own, and those of all must be less than 100.
             device = os.stat(directory).st_dev
             with open(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/min_ratio", "w") as ratio:
                 ratio.write("30")
