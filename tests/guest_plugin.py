@@ -25,6 +25,8 @@ from ptshare.lab.guest import Guest
 from ptshare.lab.terminal import ProgressLine
 
 _BOOT_SECONDS = 180.0
+#: For a test, on a kernel that does not watch over itself.
+_TEST_SECONDS = 300.0
 _CONSOLE_LINES = 80
 _REPORT_LINES = 40
 
@@ -47,10 +49,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--guest-timeout",
-        default=300.0,
         type=float,
         metavar="SECONDS",
-        help="for one test, unless it has a marker guest_timeout; default: 300",
+        help=f"for one test; default: its marker guest_timeout, or {_TEST_SECONDS:.0f}",
     )
     group.addoption("--guest-jobs", default=1, type=int, metavar="N", help="guests at a time; default: 1")
     group.addoption("--guest-inner", action="store_true", help="given by the host to the pytest in the guest")
@@ -60,7 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the side."""
     config.addinivalue_line(
-        "markers", "guest_timeout(seconds): time for this test, instead of --guest-timeout"
+        "markers", "guest_timeout(seconds): time for this test, unless --guest-timeout gives more"
     )
     if config.getoption("--guest-inner"):
         config.pluginmanager.register(_Inner(config), "guest-inner")
@@ -140,10 +141,9 @@ class _Outer:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Let the guests end, or end them if the session stopped early; see what their kernels said last."""
-        deadline = time.monotonic() + 30
+        stopped = bool(session.shouldfail or session.shouldstop)
         for run in self._all_runs():
-            stopped = session.shouldfail or session.shouldstop
-            for report in run.finish(time.monotonic() if stopped else deadline):
+            for report in run.finish(at_once=stopped):
                 session.ihook.pytest_runtest_logreport(report=report)
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -194,15 +194,16 @@ class _Run:
             self._guest.__exit__(None, None, None)
             self._guest = None
 
-    def finish(self, deadline: float) -> Iterator[pytest.TestReport]:
-        """Let the guest end until then, or end it.
+    def finish(self, at_once: bool) -> Iterator[pytest.TestReport]:
+        """Let the guest end, unless it is to be ended at once.
 
         :return: reports of what the kernel printed after the last test
         """
         guest = self._guest
         if guest is None:
             return
-        while guest.running and time.monotonic() < deadline:
+        deadline = time.monotonic() + self._idle_seconds
+        while guest.running and not at_once and time.monotonic() < deadline:
             self.pump()
         guest.__exit__(None, None, None)
         self._take_kernel_reports("")
@@ -271,14 +272,15 @@ class _Run:
     @property
     def _idle_seconds(self) -> float:
         """Time to boot and collect, or between two tests; a slow kernel has a long time for a test."""
-        return max(_BOOT_SECONDS, float(self._config.getoption("--guest-timeout")))
+        return max(_BOOT_SECONDS, self._config.getoption("--guest-timeout") or _TEST_SECONDS)
 
     def _seconds_for(self, nodeid: str) -> float:
+        given: float | None = self._config.getoption("--guest-timeout")
         for item in self._items:
             marker = item.get_closest_marker("guest_timeout")
             if item.nodeid == nodeid and marker is not None:
-                return float(marker.args[0])
-        return float(self._config.getoption("--guest-timeout"))
+                return max(float(marker.args[0]), given or 0.0)
+        return given or _TEST_SECONDS
 
     # Outcomes
 

@@ -121,10 +121,11 @@ def test_random_programs(kernel: LabKernel, capsys: pytest.CaptureFixture[str]) 
         steps += found.steps
         assert found.divergence is None, f"seed {found.last_seed}\n{script(found.divergence)}"
     # On a machine that does nothing else it is to be 2,000, and twice that was measured; on a busy one 1,268.
+    # Less than this is a search that hangs.
     rate = steps * 60 / (time.monotonic() - began)
     with capsys.disabled():
         print(f"{steps} steps, {rate:.0f} a minute")
-    assert rate >= 500
+    assert rate >= 100
 
 
 #: After writeback a store faults. Writeback's timer is of five seconds, as a journal's; a disk that is new is

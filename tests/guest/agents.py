@@ -20,8 +20,8 @@ class Agent:
     def error(self, name: str, *arguments: Any) -> str:
         return calls.error_of(self._call(name), *arguments)
 
-    def faults(self, addr: int, length: int) -> int:
-        return calls.faults(addr, length)
+    def faults(self, addr: int, length: int, step: int = calls.PAGE) -> int:
+        return calls.faults(addr, length, step)
 
     def own_pages(self) -> int:
         """Page-table pages of this process alone."""
@@ -75,9 +75,9 @@ class Agents(Crew):
     def error(self, member: int, name: str, *arguments: Any) -> str:
         return str(self.call("error", name, *arguments, members=[member])[0])
 
-    def faults(self, member: int, addr: int, length: int) -> int:
-        """Faults that a process takes until it has every page."""
-        return int(self.call("faults", addr, length, members=[member])[0])
+    def faults(self, member: int, addr: int, length: int, step: int = calls.PAGE) -> int:
+        """Faults that a process takes until it has every page, or one each ``step`` bytes."""
+        return int(self.call("faults", addr, length, step, members=[member])[0])
 
     def pid(self, member: int) -> int:
         return int(self.call("pid", members=[member])[0])

@@ -31,6 +31,9 @@ from ptshare.syscalls import checked as _checked
 from ptshare.syscalls import libc as _libc
 from ptshare.syscalls import size_t as _size
 
+#: From one page to the next where one stands for those around it: more than fault-around brings in (64 KiB).
+SPARSELY = 32 * PAGE
+
 _PKEY_MPROTECT, _PKEY_ALLOC, _PKEY_FREE, _REMAP_FILE_PAGES = 329, 330, 331, 216  # x86-64
 
 #: Among the highest bytes of pagemap entries: proc_pid_pagemap(5), bit 63.
@@ -88,37 +91,40 @@ def poke(addr: int, value: int) -> bool:
         os.close(writer)
 
 
-def touch(addr: int, length: int) -> None:
-    """Read one byte of every page, by plain loads."""
+def touch(addr: int, length: int, step: int = PAGE) -> None:
+    """Read one byte of every page, or of one each ``step`` bytes, by plain loads."""
     # A slice with a step is one loop in C. What it returns stays small, so that it takes no page of its own.
     for at in range(addr, addr + length, GRANULE):
         part = min(GRANULE, addr + length - at)
-        bytes(memoryview((ctypes.c_char * part).from_address(at))[::PAGE])
+        bytes(memoryview((ctypes.c_char * part).from_address(at))[::step])
 
 
-def faults(addr: int, length: int) -> int:
-    """How many faults it takes to have every page present: read the first that is not, look again, and so on.
+def faults(addr: int, length: int, step: int = PAGE) -> int:
+    """How many faults it takes to have every page present, or one each ``step`` bytes: read the first that is
+    not, look again, and so on.
 
     Exact, where the process's count of faults has those of the interpreter among them.
     """
     taken = 0
     with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        highest = slice(7, None, step // PAGE * 8)
         for at in range(addr, addr + length, GRANULE):
-            pages = min(GRANULE, addr + length - at) // PAGE
-            while absent := _NOT_PRESENT.search(os.pread(pagemap.fileno(), pages * 8, at // PAGE * 8)[7::8]):
-                assert peek(at + absent.start() * PAGE) is not None
+            size = min(GRANULE, addr + length - at) // PAGE * 8
+            while absent := _NOT_PRESENT.search(os.pread(pagemap.fileno(), size, at // PAGE * 8)[highest]):
+                page = at + absent.start() * step
+                assert peek(page) is not None
                 taken += 1
                 # A read that takes no fault is served from a TLB that should have been flushed.
-                assert taken <= length // PAGE, f"{at + absent.start() * PAGE:#x} is read and never present"
+                assert taken <= length // step, f"{page:#x} is read and never present"
     return taken
 
 
-def store(addr: int, length: int, value: int = 1) -> None:
-    """Write one byte of every page, by plain stores."""
+def store(addr: int, length: int, value: int = 1, step: int = PAGE) -> None:
+    """Write one byte of every page, or of one each ``step`` bytes, by plain stores."""
     for at in range(addr, addr + length, GRANULE):
         part = min(GRANULE, addr + length - at)
         view = memoryview((ctypes.c_char * part).from_address(at)).cast("B")
-        view[::PAGE] = bytes([value]) * (part // PAGE)
+        view[::step] = bytes([value]) * (part // step)
 
 
 def read_by_gup(addr: int) -> int | None:
@@ -166,6 +172,11 @@ def regions(start: int, end: int, pid: int | str = "self") -> list[Region]:
         if region.start < end and region.end > start:
             found.append(region)
     return found
+
+
+def shared_regions() -> list[Region]:
+    """This process's shared mappings. Of the others the interpreter makes and ends some when it likes."""
+    return [region for region in regions(0, 1 << 64) if region.access[3] == "s"]
 
 
 def free_area(length: int, align: int = GIB) -> int:

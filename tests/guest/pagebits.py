@@ -4,8 +4,7 @@
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from calls import PAGE
@@ -68,26 +67,6 @@ def set_idle(number: int) -> None:
 def idle(number: int) -> bool:
     """Nobody has used the frame since; the accessed bits tell, by way of rmap."""
     return bool(_number(_BITMAP, number // 64) >> number % 64 & 1)
-
-
-def write(path: Path, text: str) -> None:
-    """One write(2), whose error comes at once."""
-    fd = os.open(path, os.O_WRONLY)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def setting(path: Path, value: str) -> Iterator[None]:
-    """A file in /proc/sys or /sys has another value for a while."""
-    before = path.read_text().strip()
-    write(path, value)
-    try:
-        yield
-    finally:
-        write(path, before)
 
 
 def smaps(addr: int, pid: int | str = "self") -> dict[str, str]:

@@ -18,6 +18,7 @@ import calls
 from agents import Agent, Agents
 from calls import GRANULE, PAGE
 from frames import frames
+from settings import write
 
 from ptshare import counters
 from ptshare.syscalls import checked, libc
@@ -34,15 +35,6 @@ def present(found: Iterable[int | None]) -> list[int]:
 DIRTY, WRITEBACK = 1 << 4, 1 << 8
 
 _MOVE_PAGES = 279  # x86-64
-
-
-def write(path: Path, text: str) -> None:
-    """One write(2); Python's own would tell of an error when the file is closed, or never."""
-    fd = os.open(path, os.O_WRONLY)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
 
 
 def flagged(found: Iterable[int | None], flag: int) -> int:
@@ -313,17 +305,6 @@ def movable() -> Iterator[Movable]:
         yield zone
     finally:
         zone.end()
-
-
-@contextmanager
-def setting(path: Path, value: str) -> Iterator[None]:
-    """A file in /proc/sys or /sys with another value for a while."""
-    before = path.read_text().split()[0]
-    write(path, value)
-    try:
-        yield
-    finally:
-        write(path, before)
 
 
 def drop_caches() -> None:

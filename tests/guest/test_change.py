@@ -3,13 +3,13 @@
 
 import os
 import signal
+import socket
 import time
-from pathlib import Path
 
 import calls
 import pytest
 from agents import Agents
-from calls import GIB, GRANULE, MAP_FIXED, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE, RW, SHARED_PT, R
+from calls import GIB, GRANULE, MAP_FIXED, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE, RW, SHARED_PT, SPARSELY, R
 
 from held import settles, sharing
 from ptshare.counters import SharingCounters
@@ -54,11 +54,11 @@ def test_parts_of_granules_are_refused(idle: SharingCounters, start: int, length
         at = area + GRANULE
         calls.mmap(SIZE, RW, SHARED_PT | MAP_FIXED, fd, addr=at)
         calls.store(at, SIZE, 2)
-        before = Path("/proc/self/maps").read_text()
+        before = calls.shared_regions()
         assert calls.error_of(calls.munmap, at + start, length) == "EINVAL"
-        assert Path("/proc/self/maps").read_text() == before
+        assert calls.shared_regions() == before
         assert calls.error_of(calls.mmap, length, RW, flags, addr=at + start) == "EINVAL"
-        assert Path("/proc/self/maps").read_text() == before
+        assert calls.shared_regions() == before
         assert {calls.peek(at + offset) for offset in range(0, SIZE, GRANULE // 2)} == {2}
         assert calls.peek(area) == 1
         assert sharing().guests == idle.guests + 1
@@ -79,23 +79,23 @@ def test_mremap(size: int) -> None:
     """Moving, shrinking and growing keep the sharing."""
     with calls.memfd(2 * GIB) as fd, Agents(2) as agents:
         at = [agents.do(n, "mmap", size, RW, SHARED_PT, fd) for n in range(2)]
-        agents.do(0, "store", at[0], size, 5)
+        agents.do(0, "store", at[0], size, 5, SPARSELY)
         granules = size // GRANULE
-        assert agents.faults(1, at[1], size) <= (2 if size == GIB else granules)
+        assert agents.faults(1, at[1], size, SPARSELY) <= (2 if size == GIB else granules)
 
         target = agents.do(1, "free_area", 2 * size)
         moved = agents.do(1, "mremap", at[1], size, size, MREMAP_MAYMOVE | MREMAP_FIXED, target)
         assert moved == target
         assert agents.do(1, "peek", at[1]) is None
-        assert agents.faults(1, moved, size) <= (2 if size == GIB else granules)
+        assert agents.faults(1, moved, size, SPARSELY) <= (2 if size == GIB else granules)
 
         assert agents.do(1, "mremap", moved, size, size // 2, 0) == moved
         assert agents.do(1, "peek", moved + size // 2) is None
         assert agents.do(1, "peek", moved) == 5
-        assert agents.faults(0, at[0], size) == 0
+        assert agents.faults(0, at[0], size, SPARSELY) == 0
 
         assert agents.do(1, "mremap", moved, size // 2, size, 0) == moved
-        assert agents.faults(1, moved, size) <= granules
+        assert agents.faults(1, moved, size, SPARSELY) <= granules
         grown = agents.do(1, "mremap", moved, size, size + GRANULE, MREMAP_MAYMOVE)
         agents.do(0, "poke", at[0], 6)
         assert agents.do(1, "peek", grown) == 6
@@ -133,9 +133,9 @@ def test_mremap_of_parts_of_granules_is_refused(old: int, new: int, flags: int, 
     with calls.memfd(SIZE) as fd, calls.mapped(SIZE, RW, SHARED_PT, fd) as at:
         calls.store(at, SIZE, 2)
         target = calls.free_area(2 * SIZE) + shift
-        before = Path("/proc/self/maps").read_text()
+        before = calls.shared_regions()
         assert calls.error_of(calls.mremap, at, old, new, flags, target) == "EINVAL"
-        assert Path("/proc/self/maps").read_text() == before
+        assert calls.shared_regions() == before
         assert calls.peek(at + SIZE - 1) == 0
         assert calls.peek(at + SIZE - PAGE) == 2
 
@@ -154,12 +154,12 @@ def test_mremap_duplicates() -> None:
 
 def test_fork_attaches_the_child(idle: SharingCounters) -> None:
     with calls.memfd(GIB) as fd, calls.mapped(GIB, RW, SHARED_PT, fd) as at:
-        calls.touch(at, GIB)
+        calls.touch(at, GIB, SPARSELY)
         with Agents(4) as agents:
             assert sharing().guests == idle.guests + 5
             assert sharing().domains == idle.domains + 1
             for n in range(4):
-                assert agents.faults(n, at, GIB) <= 1
+                assert agents.faults(n, at, GIB, SPARSELY) <= 1
             agents.do(0, "poke", at + 5, 1)
             assert calls.peek(at + 5) == 1
             # A child of a child, which leaves by its end.
@@ -169,11 +169,11 @@ def test_fork_attaches_the_child(idle: SharingCounters) -> None:
 
 def test_fork_copies_no_table() -> None:
     with calls.memfd(GIB) as fd, calls.mapped(GIB, RW, SHARED_PT, fd) as at:
-        calls.touch(at, GIB)
+        calls.touch(at, GIB, SPARSELY)
         before = sharing().tables
         with Agents(1) as agents:
             assert agents.call("shared_kib") == [GIB // 1024]
-            assert agents.faults(0, at, GIB) == 0
+            assert agents.faults(0, at, GIB, SPARSELY) == 0
             assert sharing().tables == before
 
 
@@ -214,13 +214,21 @@ def test_mappings_not_for_children(idle: SharingCounters) -> None:
 
 
 def test_exec_detaches(idle: SharingCounters) -> None:
-    with calls.memfd(SIZE) as fd:
+    here, there = socket.socketpair()  # ends with the exec
+    with calls.memfd(SIZE) as fd, here:
         pid = os.fork()
         if pid == 0:
             calls.store(calls.mmap(SIZE, RW, SHARED_PT, fd), SIZE)
-            os.execv("/bin/sleep", ["sleep", "60"])
+            there.send(b"mapped")
+            there.recv(2)
+            os.execv("/bin/sleep", ["sleep", "600"])
+        there.close()
         try:
-            assert settles(lambda: (sharing().domains, sharing().guests), (idle.domains, idle.guests))
+            assert here.recv(6) == b"mapped"
+            assert sharing().guests == idle.guests + 1
+            here.send(b"go")
+            assert here.recv(1) == b""
+            assert sharing() == idle
         finally:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -256,7 +264,7 @@ def test_links_come_and_go_under_every_walk(idle: SharingCounters) -> None:
     import threading
 
     with calls.memfd(GIB) as fd, calls.mapped(GIB, RW, SHARED_PT, fd) as at:
-        calls.touch(at, GIB)
+        calls.touch(at, GIB, SPARSELY)
         stop = threading.Event()
         seen: set[int | None] = set()
         spot = at + 100 * GRANULE

@@ -9,7 +9,7 @@ from pathlib import Path
 import calls
 import pytest
 from agents import Agents
-from calls import GIB, GRANULE, MAP_FIXED, PAGE, RW, SHARED_PT, R
+from calls import GIB, GRANULE, MAP_FIXED, PAGE, RW, SHARED_PT, SPARSELY, R
 from cgroups import group
 
 from held import sharing
@@ -19,11 +19,11 @@ from ptshare import counters
 def test_a_warm_gib_costs_no_fault_and_four_tables() -> None:
     with calls.memfd(GIB) as fd, Agents(2) as agents:
         first = agents.do(0, "mmap", GIB, RW, SHARED_PT, fd)
-        agents.do(0, "touch", first, GIB)
+        agents.do(0, "touch", first, GIB, SPARSELY)
         before = agents.own_pages(1)
         second = agents.do(1, "mmap", GIB, RW, SHARED_PT, fd)
         assert first % GIB == second % GIB == 0
-        assert agents.faults(1, second, GIB) == 0
+        assert agents.faults(1, second, GIB, SPARSELY) == 0
         assert agents.own_pages(1) - before <= 4
         assert agents.call("shared_kib") == [GIB // 1024] * 2
 
@@ -31,8 +31,8 @@ def test_a_warm_gib_costs_no_fault_and_four_tables() -> None:
 def test_who_came_before_the_tables_takes_one_fault_for_a_gib() -> None:
     with calls.memfd(GIB) as fd, Agents(2) as agents:
         at = [agents.do(n, "mmap", GIB, RW, SHARED_PT, fd) for n in range(2)]
-        agents.do(0, "touch", at[0], GIB)
-        assert agents.faults(1, at[1], GIB) == 1
+        agents.do(0, "touch", at[0], GIB, SPARSELY)
+        assert agents.faults(1, at[1], GIB, SPARSELY) == 1
 
 
 @pytest.mark.parametrize(("shift", "offset"), [(GRANULE, 0), (0, GRANULE)], ids=["address", "offset"])
@@ -41,10 +41,10 @@ def test_a_fault_links_sixteen_granules_where_a_gib_cannot_be_linked(shift: int,
         area = calls.free_area(GIB + GRANULE) + shift
         for n in range(2):
             agents.do(n, "mmap", GIB, RW, SHARED_PT | MAP_FIXED, fd, offset, area)
-        agents.do(0, "touch", area, GIB)
+        agents.do(0, "touch", area, GIB, SPARSELY)
         before = agents.own_pages(1)
         # One for each aligned 32 MiB of addresses; there may be a part of one at each end.
-        assert agents.faults(1, area, GIB) <= 33
+        assert agents.faults(1, area, GIB, SPARSELY) <= 33
         assert agents.call("shared_kib")[1] == GIB // 1024
         # PMD tables of its own, and no table of PTEs.
         assert agents.own_pages(1) - before <= 4

@@ -18,6 +18,8 @@ import raw
 from agents import Agents
 from calls import GRANULE, MAP_FIXED, MAP_SHARED, PAGE, RW, SHARED_PT
 from onlookers import PAGES, SIZE, Onlookers, eventually, noted
+from paging import drain
+from settings import setting, write
 
 MADV_MERGEABLE, MADV_NOHUGEPAGE = 12, 15
 PR_SET_MEMORY_MERGE = 67
@@ -100,7 +102,7 @@ def test_clearing_references(what: str) -> None:
         calls.mmap(GRANULE, RW, MAP_SHARED | MAP_FIXED, fd, 0, at)
         calls.store(at, GRANULE)
         with them.undisturbed(fd):
-            pagebits.write(Path("/proc/self/clear_refs"), what)
+            write(Path("/proc/self/clear_refs"), what)
             assert pagebits.smaps(at)["Referenced"] == ("0 kB" if what in "13" else f"{GRANULE // 1024} kB")
         assert pagebits.smaps(at + GRANULE)["Referenced"] == f"{GRANULE // 1024} kB"
 
@@ -128,6 +130,8 @@ def test_a_page_that_any_guest_uses_is_not_idle() -> None:
         with calls.mapped(SIZE, RW, SHARED_PT, fd) as mine:
             calls.touch(mine, SIZE)
             frames = [pagebits.frame(mine + page * PAGE) for page in (3, 600)]
+        # A page that is on no list of the kernel's yet cannot be idle.
+        drain()
         for frame in frames:
             pagebits.set_idle(frame)
         assert [pagebits.idle(frame) for frame in frames] == [True, True]
@@ -160,7 +164,7 @@ def test_aging_walks_no_guest() -> None:
         calls.mapped(SIZE, RW, SHARED_PT, fd) as guest,
         calls.mapped(SIZE, RW, MAP_SHARED, other) as ordinary,
         Onlookers(1) as them,
-        pagebits.setting(Path("/sys/kernel/mm/lru_gen/enabled"), "7"),
+        setting(Path("/sys/kernel/mm/lru_gen/enabled"), "7"),
         them.undisturbed(fd),
     ):
         for at in (guest, ordinary):
@@ -168,7 +172,7 @@ def test_aging_walks_no_guest() -> None:
         for _ in range(2):
             group, youngest = lru_gen()
             # With swappiness, and of processes that have not run since, too.
-            pagebits.write(Path("/sys/kernel/debug/lru_gen"), f"+ {group} 0 {youngest} 60 1")
+            write(Path("/sys/kernel/debug/lru_gen"), f"+ {group} 0 {youngest} 60 1")
         referenced = [int(pagebits.smaps(at)["Referenced"].split()[0]) for at in (guest, ordinary)]
         assert referenced[0] == SIZE // 1024
         assert referenced[1] < SIZE // 1024 // 2
@@ -181,9 +185,9 @@ def test_no_numa_hinting_in_a_guest() -> None:
         calls.memfd(SIZE) as fd,
         calls.memfd(SIZE) as other,
         Onlookers(1) as them,
-        pagebits.setting(knobs / "scan_delay_ms", "1"),
-        pagebits.setting(knobs / "scan_period_min_ms", "10"),
-        pagebits.setting(Path("/proc/sys/kernel/numa_balancing"), "1"),
+        setting(knobs / "scan_delay_ms", "1"),
+        setting(knobs / "scan_period_min_ms", "10"),
+        setting(Path("/proc/sys/kernel/numa_balancing"), "1"),
     ):
         ordinary = them.do(0, "mmap", SIZE, RW, MAP_SHARED, other)
         guest = them.do(0, "mmap", SIZE, RW, SHARED_PT, fd)
@@ -198,8 +202,8 @@ def test_guests_are_not_merged() -> None:
     with (
         calls.memfd(SIZE) as fd,
         Onlookers(1) as them,
-        pagebits.setting(ksm / "pages_to_scan", "10000"),
-        pagebits.setting(ksm / "sleep_millisecs", "1"),
+        setting(ksm / "pages_to_scan", "10000"),
+        setting(ksm / "sleep_millisecs", "1"),
     ):
         pid = them.pid(0)
         guest = them.do(0, "mmap", SIZE, RW, SHARED_PT, fd)
@@ -212,15 +216,15 @@ def test_guests_are_not_merged() -> None:
         before = pagebits.entries(guest, SIZE, pid)
         assert len(set(before)) == PAGES
         try:
-            pagebits.write(ksm / "run", "1")
+            write(ksm / "run", "1")
 
             def merged() -> bool:
                 return len(set(pagebits.entries(private, GRANULE, pid))) < GRANULE // PAGE // 10
 
             assert eventually(merged)
         finally:
-            pagebits.write(ksm / "run", "2")
-            pagebits.write(ksm / "run", "0")
+            write(ksm / "run", "2")
+            write(ksm / "run", "0")
         assert pagebits.entries(guest, SIZE, pid) == before
         assert "mg" not in pagebits.smaps(guest, pid)["VmFlags"].split()
 
@@ -231,22 +235,22 @@ def damon(pid: int, areas: list[int]) -> Iterator[None]:
     admin = Path("/sys/kernel/mm/damon/admin/kdamonds")
     context = admin / "0/contexts/0"
     try:
-        pagebits.write(admin / "nr_kdamonds", "1")
-        pagebits.write(admin / "0/contexts/nr_contexts", "1")
-        pagebits.write(context / "operations", "fvaddr")
+        write(admin / "nr_kdamonds", "1")
+        write(admin / "0/contexts/nr_contexts", "1")
+        write(context / "operations", "fvaddr")
         for name, microseconds in (("sample_us", 1000), ("aggr_us", 20_000), ("update_us", 1_000_000)):
-            pagebits.write(context / "monitoring_attrs/intervals" / name, str(microseconds))
-        pagebits.write(context / "targets/nr_targets", "1")
-        pagebits.write(context / "targets/0/pid_target", str(pid))
-        pagebits.write(context / "targets/0/regions/nr_regions", str(len(areas)))
+            write(context / "monitoring_attrs/intervals" / name, str(microseconds))
+        write(context / "targets/nr_targets", "1")
+        write(context / "targets/0/pid_target", str(pid))
+        write(context / "targets/0/regions/nr_regions", str(len(areas)))
         for number, at in enumerate(sorted(areas)):
-            pagebits.write(context / f"targets/0/regions/{number}/start", str(at))
-            pagebits.write(context / f"targets/0/regions/{number}/end", str(at + SIZE))
-        pagebits.write(admin / "0/state", "on")
+            write(context / f"targets/0/regions/{number}/start", str(at))
+            write(context / f"targets/0/regions/{number}/end", str(at + SIZE))
+        write(admin / "0/state", "on")
         yield
-        pagebits.write(admin / "0/state", "off")
+        write(admin / "0/state", "off")
     finally:
-        pagebits.write(admin / "nr_kdamonds", "0")
+        write(admin / "nr_kdamonds", "0")
 
 
 def test_damon_leaves_guests_alone() -> None:

@@ -274,7 +274,7 @@ def test_fork_attaches_the_child(file: Path, idle: SharingCounters) -> None:
         mapping[::PAGE]
         with Crew(2, lambda: User(file, mapping)) as crew:
             assert sharing().guests == idle.guests + 3
-            assert crew.call("faults_of", 0, 1) == [1, 1]
+            assert all(1 <= faults <= 1 + NOISE for faults in crew.call("faults_of", 0, 1))
             assert crew.call("present", 300) == [True, True]
             crew.call("close", members=[0])
             assert sharing().guests == idle.guests + 2

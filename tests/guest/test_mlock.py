@@ -15,6 +15,7 @@ import raw
 from agents import Agents
 from calls import GRANULE, NONE, PAGE, RW, SHARED_PT
 from pagebits import flagged, frames
+from paging import drain
 
 from held import settles
 from ptshare.demo.crew import Crew
@@ -36,6 +37,8 @@ def _locked_kib(pid: int | str = "self") -> int:
 
 def _mlocked(at: int, granules: int = 1) -> list[int]:
     """Of each granule, how many of its pages the kernel keeps out of reclaim; all are present."""
+    # What has been unlocked is marked until the processor that did it comes to it, in batches.
+    drain()
     return [flagged(frames(at + n * GRANULE, GRANULE), _MLOCKED) for n in range(granules)]
 
 
@@ -115,6 +118,7 @@ def test_locked_pages_are_not_reclaimed(ext4: Path) -> None:
             there = agents.do(0, "mmap", 2 * GRANULE, RW, SHARED_PT, fd)
             agents.do(0, "mlock", there + GRANULE, GRANULE)
             calls.touch(at, 2 * GRANULE)
+            drain()
             for _ in range(2):
                 calls.madvise(at, 2 * GRANULE, _MADV_PAGEOUT)
             present = [calls.present(at + n * PAGE) for n in range(2 * _GRANULE_PAGES)]

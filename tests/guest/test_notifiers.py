@@ -6,11 +6,13 @@ graphics card's do. It looks a page up once, and then uses what it found until a
 """
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ import pytest
 from agents import Agents
 from calls import GRANULE, NONE, PAGE, RW, SHARED_PT, R
 from files import fallocate
+from paging import drain
 
 _MIRROR = "/dev/hmm_dmirror0"
 #: _IOWR('H', n, struct of five u64): addr, ptr, npages; out: cpages, faults
@@ -41,8 +44,15 @@ class Mirror:
 
     def _command(self, command: int, addr: int) -> int:
         """Do it; how often the device had to ask the process's page tables."""
-        answer = fcntl.ioctl(self.fd, command, struct.pack("5Q", addr, self._addr, 1, 0, 0))
-        return int(struct.unpack("5Q", answer)[4])
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                answer = fcntl.ioctl(self.fd, command, struct.pack("5Q", addr, self._addr, 1, 0, 0))
+                return int(struct.unpack("5Q", answer)[4])
+            except OSError as error:
+                # It gives up where the mappings have changed again and again for a second.
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise
 
     def read(self, addr: int) -> tuple[int, int]:
         """The first byte of a page as the device sees it, and the device's page faults."""
@@ -147,6 +157,7 @@ def test_each_window_hears_of_its_own(ext4: Path) -> None:
                 assert device.read(window) == (7, 1)
                 assert device.read(window) == (7, 0)
             agents.do(0, "touch", there + 2 * GRANULE, PAGE)
+            drain()
             for _ in range(2):
                 agents.do(0, "madvise", there + 2 * GRANULE, PAGE, _MADV_PAGEOUT)
             assert not calls.present(windows[0])
@@ -194,15 +205,17 @@ def test_devices_come_and_go_while_pages_do() -> None:
         threads = [threading.Thread(target=comes_and_goes) for _ in range(2)]
         for thread in threads:
             thread.start()
-        with mirror() as device:
-            for value in range(1, 60):
-                agents.do(0, "store", there + GRANULE, PAGE, value)
-                assert device.read(at + GRANULE)[0] == value
-                fallocate(fd, _PUNCH_HOLE, GRANULE, GRANULE)
-                assert device.read(at + GRANULE)[0] == 0
-                agents.do(0, "mprotect", there, 4 * GRANULE, R)
-                agents.do(0, "mprotect", there, 4 * GRANULE, RW)
-        stop.set()
-        for thread in threads:
-            thread.join()
+        try:
+            with mirror() as device:
+                for value in range(1, 60):
+                    agents.do(0, "store", there + GRANULE, PAGE, value)
+                    assert device.read(at + GRANULE)[0] == value
+                    fallocate(fd, _PUNCH_HOLE, GRANULE, GRANULE)
+                    assert device.read(at + GRANULE)[0] == 0
+                    agents.do(0, "mprotect", there, 4 * GRANULE, R)
+                    agents.do(0, "mprotect", there, 4 * GRANULE, RW)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
         assert failures == []

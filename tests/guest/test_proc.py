@@ -9,7 +9,7 @@ from pathlib import Path
 
 import calls
 from agents import Agents
-from calls import GIB, GRANULE, PAGE, RW, SHARED_PT, R, X
+from calls import GIB, GRANULE, PAGE, RW, SHARED_PT, SPARSELY, R, X
 
 from held import sharing
 from ptshare import abi, counters
@@ -131,7 +131,7 @@ def test_status_tells_own_tables_from_shared_ones() -> None:
         own = agents.own_pages(0)
         at = agents.do(0, "mmap", GIB, RW, SHARED_PT, fd)
         assert agents.call("shared_kib") == [0]
-        agents.do(0, "touch", at, GIB)
+        agents.do(0, "touch", at, GIB, SPARSELY)
         assert agents.call("shared_kib") == [GIB // 1024]
         assert agents.own_pages(0) - own <= 4
         agents.do(0, "munmap", at, GIB)

@@ -24,6 +24,8 @@ import uring
 from agents import Agents
 from attempts import LOCK, NEW, Target
 from calls import GRANULE, MAP_SHARED, NONE, PAGE, RW, SHARED_PT, R
+from paging import drain
+from settings import setting, write
 
 from held import settles
 
@@ -261,9 +263,11 @@ def waiting(at: int, value: int) -> Iterator[int]:
     pid = fork(wait, -1, 0)
     try:
         call = f"{raw.FUTEX} {at:#x} "
-        assert settles(lambda: Path(f"/proc/{pid}/syscall").read_text().startswith(call), True)
+        assert settles(lambda: Path(f"/proc/{pid}/syscall").read_text().startswith(call), True, 60)
         yield pid
-        assert settles(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, False)
+        assert settles(
+            lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, False, 60
+        )
     finally:
         os.kill(pid, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
@@ -356,7 +360,7 @@ def test_direct_io_into_a_guest_and_from_it(ext4: Path, source: int) -> None:
         os.close(out)
         assert (ext4 / "out").read_bytes() == NEW + b"\x09" + OLD[PAGE + 1 : 2 * PAGE]
     os.fsync(fd)
-    pagebits.write(Path("/proc/sys/vm/drop_caches"), "1")
+    write(Path("/proc/sys/vm/drop_caches"), "1")
     assert os.pread(fd, 2 * PAGE, 0) == NEW + b"\x09" + OLD[PAGE + 1 : 2 * PAGE]
     os.close(fd)
 
@@ -371,6 +375,7 @@ def test_pinned_pages_stay_what_they_are(source: int) -> None:
         with calls.mapped(GRANULE, RW, SHARED_PT, fd) as at:
             ring.register(at, 4 * PAGE)
             before = pagebits.entries(at, 4 * PAGE)
+            drain()
             agents.do(0, "madvise", there, GRANULE, MADV_PAGEOUT)
             assert not any(calls.present(at + page * PAGE) for page in range(5))
             calls.touch(at, 5 * PAGE)
@@ -407,7 +412,7 @@ def dumped(core: bytes, start: int, end: int) -> dict[int, tuple[int, bytes]]:
 @pytest.fixture
 def core_file(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "core"
-    with pagebits.setting(Path("/proc/sys/kernel/core_pattern"), str(path)):
+    with setting(Path("/proc/sys/kernel/core_pattern"), str(path)):
         yield path
 
 

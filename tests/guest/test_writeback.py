@@ -22,9 +22,9 @@ from paging import (
     drop_caches,
     events,
     flagged,
-    setting,
     tallied,
 )
+from settings import setting
 
 from ptshare.syscalls import checked, libc, size_t
 

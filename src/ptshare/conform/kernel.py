@@ -106,9 +106,9 @@ class Kernel:
             self._open_files(program)
             for place in range(FIRST):
                 self._count_before(place)
-            before, known_before = seen.page_tables(), seen.known_tables()
+            before = seen.page_tables()
             steps = [self._step(step) for step in program.steps]
-            grown = [seen.page_tables() - before, seen.known_tables() - known_before]
+            grown = [now - then for now, then in zip(seen.page_tables(), before, strict=True)]
         finally:
             self._reset()
         return {"steps": steps, "page_tables": grown, "left": seen.sysfs()}

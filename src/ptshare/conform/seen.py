@@ -11,7 +11,7 @@ from ptshare import counters, syscalls
 from ptshare.conform.calls import ADDRESS, AREA
 from ptshare.pagemap import PRESENT, scan
 
-__all__ = ["known_tables", "maps", "page_tables", "present", "sysfs", "tables"]
+__all__ = ["maps", "page_tables", "present", "sysfs", "tables"]
 
 _MAPS = re.compile(rb"^(\w+)-(\w+) (...). (\w+) (\w+):(\w+) (\d+)", re.MULTILINE)
 _STATUS = re.compile(rb"^(VmPTE|VmSharedPT):\s+(\d+)", re.MULTILINE)
@@ -27,14 +27,20 @@ def sysfs() -> list[int]:
     return [now.domains, now.guests, now.tables]
 
 
-def page_tables() -> int:
-    """PageTables of /proc/meminfo, pages."""
-    counters.fold_per_cpu()
-    return counters.page_tables_kib() * 1024 // syscalls.PAGE
+def page_tables() -> tuple[int, int]:
+    """PageTables of /proc/meminfo, and all page tables that somebody answers for; pages."""
+    known = _known_tables()
+    while True:
+        counters.fold_per_cpu()
+        everything = counters.page_tables_kib() * 1024 // syscalls.PAGE
+        # What reads this takes memory of its own meanwhile, and perhaps a table for it.
+        before, known = known, _known_tables()
+        if known == before:
+            return everything, known
 
 
-def known_tables() -> int:
-    """All page tables that somebody answers for: processes and domains; pages."""
+def _known_tables() -> int:
+    """Those of processes and of domains."""
     found = sysfs()[2]
     for name in os.listdir("/proc"):
         # A thread of the kernel may end meanwhile.

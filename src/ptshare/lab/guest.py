@@ -34,7 +34,8 @@ TIMED_OUT = 124  # as timeout(1)
 _SCRATCH_BYTES = 2 << 30
 
 _OUTPUTS = ("stdout", "stderr", "messages")
-_DUMP_SECONDS = 5.0
+#: For what a guest says before it is stopped: 0.3 s, and some times as long on a busy machine.
+_DUMP_SECONDS = 30.0
 
 
 @dataclass(frozen=True)

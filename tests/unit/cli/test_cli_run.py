@@ -136,7 +136,8 @@ def test_calls_do_the_same() -> None:
 def test_signals_are_forwarded(number: signal.Signals) -> None:
     code = f"trap 'echo got; exit 5' {number.name[3:]}; echo ready; while :; do sleep 0.05; done"
     with subprocess.Popen(
-        [*COMMAND, "--report", "--", "sh", "-c", code],
+        # nohup has the tests ignore SIGHUP.
+        ["env", "--default-signal", *COMMAND, "--report", "--", "sh", "-c", code],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -120,9 +120,11 @@ def test_kvm_that_hangs_is_not_used(
 ) -> None:
     fake_path.link("setpriv", "sleep", "sh")
     fake_path.add("qemu-system-x86_64", "exec sleep 60")
+    monkeypatch.delenv("PTSHARE_KVM", raising=False)
     monkeypatch.setattr(kvm, "_FIRST_OUTPUT_SECONDS", 0.3)
     monkeypatch.setattr("os.access", lambda *_: True)
     assert not kvm.works(Path("bz"))
+    monkeypatch.setattr(kvm, "_FIRST_OUTPUT_SECONDS", 60)
     fake_path.add("qemu-system-x86_64", "echo 'VFS: Unable to mount root fs on unknown-block(0,0)'")
     assert not kvm.works(Path("bz"))  # remembered
     (cache_directory / "kvm").unlink()

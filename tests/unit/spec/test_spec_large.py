@@ -61,7 +61,7 @@ print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss, *system.page_tables())
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_1500_clients_of_300_gib(shared: bool) -> None:
-    """In at most 10 seconds and 500 MiB."""
+    """In at most 500 MiB, and 10 seconds of a machine with nothing else to do: 3.5 were measured."""
     # By a shell: of a child that this process itself makes, this one's memory would count.
     command = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-c", ALONE, "shared" if shared else "own"]
     environment = {"PYTHONPATH": str(Path(__file__).parent)}
@@ -69,5 +69,6 @@ def test_1500_clients_of_300_gib(shared: bool) -> None:
     seconds, memory, *tables = run.stdout.split()
     planned = plan.estimate("shared_pt_1g" if shared else "ordinary", plan.Region(SIZE), 1500)
     assert tuple(map(int, tables)) == planned.in_all[:3]
-    assert float(seconds) < 10
+    # A busy machine, or a slow one, takes some times as long; without tables that are stored once, hours.
+    assert float(seconds) < 60
     assert int(memory) < 500 << 10

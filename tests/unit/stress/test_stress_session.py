@@ -102,7 +102,7 @@ def cut(descriptor: str) -> None:
     [
         (spoil, "no page of a stress run: 73706f696c74"),
         (swap_pages, "must hold|was seen|was killed|written like"),
-        (cut, "SIGBUS|was read: nothing|cannot be written|was refused|nobody cuts below"),
+        (cut, "SIGBUS|Bad address|was read: nothing|cannot be written|was refused|nobody cuts below"),
     ],
 )
 def test_what_is_wrong_is_found(do: Callable[[str], None], words: str) -> None:
