@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Fixtures of the guest tests: what is held must be given back, and files on each kind of file system."""
+"""Fixtures of the guest tests: what is held must be given back, files on each kind of file system, sweeps of
+failing allocations.
+"""
 
 import gc
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import faultinject
 import pytest
+from faultinject import Injector, Points
 from settings import setting
+from sweeping import Scene, objects
 
 from descriptors import descriptors
 from held import settles, sharing
@@ -97,3 +102,46 @@ def directory(request: pytest.FixtureRequest) -> Path:
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Path)
     return found
+
+
+@pytest.fixture(scope="module")
+def injector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Injector]:
+    with faultinject.injector(tmp_path_factory.mktemp("failnth")) as made:
+        yield made
+
+
+@pytest.fixture
+def one_processor() -> Iterator[None]:
+    """What a processor is still to mlock when the process has left for another, the kernel can count twice.
+
+    Pages stay locked then that nobody has locked, those of ordinary mappings, too.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.fixture
+def sweep(injector: Injector, request: pytest.FixtureRequest) -> Callable[..., Points]:
+    """Sweeps after which the kernel has no mapping, file or table more than before."""
+
+    def run(scene: Scene, fails: bool = True, processes: bool = False) -> Points:
+        with scene() as attempt:  # what is made once for all is there afterwards
+            outcome = injector.call(*attempt.call)
+            assert not outcome.error
+            attempt.done(outcome.value)
+        before = objects()
+        points = injector.sweep(scene)
+        print(f"{request.node.name}: {points}")
+        assert not fails or points.failed
+        if processes:
+            # A CPU that has run one keeps its mm until it runs another.
+            before["mm_struct"] += os.cpu_count() or 1
+        # Fewer: RCU may free by now what was given back long before.
+        assert settles(lambda: all(now <= before[name] for name, now in objects().items()), True), (
+            f"{before} before, {objects()} after"
+        )
+        return points
+
+    return run
