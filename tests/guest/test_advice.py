@@ -281,6 +281,29 @@ def test_another_process_advises() -> None:
     assert guest["COLD"] == SIZE
 
 
+def test_who_may_not_write_calls_nothing_cold(tmpfs: Path) -> None:
+    """MADV_COLD, like MADV_PAGEOUT, is for who might write to the file: it is others who use the pages."""
+    path = tmpfs / "file"
+    path.write_bytes(bytes(SIZE))
+    fd = os.open(path, os.O_RDONLY)
+    with Onlookers(2) as them:
+        at = them.all_do("mmap", SIZE, R, SHARED_PT, fd)
+
+        def referenced() -> str:
+            return pagebits.smaps(at[0], them.pid(0))["Referenced"]
+
+        for n in range(2):
+            them.do(n, "touch", at[n], SIZE)
+        drain()
+        assert referenced() == f"{SIZE >> 10} kB"
+        them.call("become", NOBODY, members=[1])
+        them.do(1, "madvise", at[1], SIZE, ADVICE["COLD"])
+        assert referenced() == f"{SIZE >> 10} kB"
+        them.do(0, "madvise", at[0], SIZE, ADVICE["COLD"])
+        assert referenced() == "0 kB"
+    os.close(fd)
+
+
 # Memory policies
 
 

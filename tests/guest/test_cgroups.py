@@ -22,6 +22,7 @@ from ptshare.demo.errors import ProcessFailedError
 HERE = 0x2000_0000_0000
 FIXED = MAP_FIXED_NOREPLACE
 MIB = 1 << 20
+MADV_DONTNEED = 4
 
 both = pytest.mark.parametrize("flags", [MAP_SHARED, SHARED_PT], ids=["ordinary", "shared"])
 
@@ -274,6 +275,48 @@ def test_tables_alone_reach_the_limit(ext4: Path, one: cgroups.Group, flags: int
         assert settles(lambda: one.stat("pagetables"), 0, 30)
     finally:
         os.close(fd)
+
+
+@both
+def test_who_fills_the_memory_is_killed(one: cgroups.Group, flags: int) -> None:
+    """And not its neighbour, who has more memory of his own."""
+    size, own = 24 * GRANULE, 8 * GRANULE
+    with calls.memfd(size) as fd, Tenants(2) as tenants:
+        for pid in (tenants.pid(member) for member in range(2)):
+            one.enter(pid)
+        neighbours = tenants.do(OUTSIDE, "mmap", own, RW, MAP_PRIVATE | MAP_ANONYMOUS)
+        tenants.do(OUTSIDE, "store", neighbours, own)
+        at = tenants.do(INSIDE, "mmap", size, RW, flags, fd)
+        one.limit(size)
+        with killed():
+            tenants.do(INSIDE, "store", at, size)
+        assert one.events("oom_kill") == 1
+        assert tenants.do(OUTSIDE, "peek", neighbours) == 1
+
+
+def _scores(tenants: Tenants, members: int) -> list[int]:
+    """What the OOM killer would go by: two thirds of the thousandth parts of all memory, on top of 667."""
+    return [int(Path(f"/proc/{tenants.pid(n)}/oom_score").read_text()) for n in range(members)]
+
+
+def test_each_guest_answers_for_a_share() -> None:
+    """Of pages and of tables, also where it has dropped its links to them."""
+    granules = 1 << 15
+    total = os.sysconf("SC_PHYS_PAGES")
+    with calls.memfd(granules * GRANULE) as fd, Tenants(4) as tenants:
+        before = _scores(tenants, 4)
+        at = tenants.do(0, "mmap", granules * GRANULE, RW, SHARED_PT, fd)
+        tenants.do(0, "store", at, granules * GRANULE, 1, GRANULE)
+        # A page and a table for each granule.
+        points = 2 * granules * 667 / total
+        assert points > 16
+        assert _scores(tenants, 1)[0] - before[0] == pytest.approx(points, abs=3)
+        tenants.do(0, "madvise", at, granules * GRANULE, MADV_DONTNEED)
+        assert _scores(tenants, 1)[0] - before[0] == pytest.approx(points, abs=3)
+        for member in range(1, 4):
+            tenants.do(member, "mmap", GRANULE, RW, SHARED_PT, fd)
+        shares = [now - then for now, then in zip(_scores(tenants, 4), before, strict=True)]
+        assert shares == [pytest.approx(points / 4, abs=3)] * 4
 
 
 def test_each_cgroup_has_its_own_limit(one: cgroups.Group, two: cgroups.Group) -> None:

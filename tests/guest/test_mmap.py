@@ -156,6 +156,24 @@ def test_refused_for_devices_and_sockets(idle: SharingCounters) -> None:
     assert sharing() == idle
 
 
+def test_refused_for_a_devices_memory(idle: SharingCounters) -> None:
+    """In sysfs it is a regular file, whose mmap has put pages into the tables by the time it is refused."""
+    (device,) = (
+        path.parent
+        for path in Path("/sys/bus/pci/devices").glob("*/device")
+        if path.read_text() == "0x0005\n" and (path.parent / "vendor").read_text() == "0x1b36\n"
+    )
+    with open(device / "resource2", "r+b", buffering=0) as file:
+        fd = file.fileno()
+        before = calls.shared_regions()
+        for _ in range(2):
+            assert calls.error_of(calls.mmap, 2 * GRANULE, RW, SHARED_PT, fd) == "EOPNOTSUPP"
+        assert calls.shared_regions() == before
+        with calls.mapped(2 * GRANULE, RW, MAP_SHARED, fd) as at:
+            assert calls.poke(at + GRANULE, 1)
+    assert sharing() == idle
+
+
 def test_rights_are_those_of_the_descriptor(tmpfs: Path, idle: SharingCounters) -> None:
     path = tmpfs / "file"
     path.write_bytes(bytes(GRANULE))
@@ -166,6 +184,21 @@ def test_rights_are_those_of_the_descriptor(tmpfs: Path, idle: SharingCounters) 
         finally:
             os.close(fd)
     assert sharing() == idle
+
+
+def test_in_place_of_a_very_large_mapping() -> None:
+    """What is behind the first TiB faults again: the kernel takes no more memory than for that to note it."""
+    size = 1025 * GIB
+    spots = [0, 1024 * GIB - PAGE, 1024 * GIB]
+    with calls.memfd(size) as fd, calls.mapped(size, RW, MAP_SHARED, fd) as at:
+        area = calls.mmap(size, RW, MAP_SHARED | MAP_FIXED, fd, 0, calls.free_area(size))
+        for spot in spots:
+            calls.poke(area + spot, 3)
+        assert calls.mmap(size, RW, SHARED_PT | MAP_FIXED, fd, 0, area) == area
+        assert [calls.present(area + spot) for spot in spots] == [True, True, False]
+        assert {calls.peek(area + spot) for spot in spots} == {3}
+        calls.munmap(area, size)
+        assert calls.peek(at) == 3
 
 
 def test_in_place_of_an_ordinary_mapping(directory: Path) -> None:

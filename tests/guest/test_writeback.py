@@ -3,10 +3,10 @@
 
 import fcntl
 import os
+import signal
 import struct
 import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from paging import (
 )
 from settings import setting
 
+from held import settles
 from ptshare.syscalls import checked, libc, size_t
 
 PAGES = GRANULE // PAGE
@@ -263,6 +264,43 @@ def test_a_full_disk_hits_the_process_that_stores(ext4: Path) -> None:
         os.fsync(fd)
 
 
+def waits(pid: int) -> bool:
+    """In the kernel, uninterruptibly."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "D"
+
+
+def forked(act: Callable[[], object]) -> int:
+    """A process that does this, and waits for a frozen file system meanwhile."""
+    pid = os.fork()
+    if pid == 0:
+        act()
+        os._exit(0)
+    assert settles(lambda: waits(pid), True, 20)
+    return pid
+
+
+def test_who_waits_behind_a_frozen_file_system_can_be_killed(ext4: Path) -> None:
+    """A store waits for the thaw, a change of protection for the store, and a load for the change."""
+    with on_disk(ext4) as (fd, _), calls.mapped(GRANULE, RW, SHARED_PT, fd) as at:
+        # The page is there, but not in the tables.
+        os.pread(fd, GRANULE, 0)
+        calls.touch(at, PAGE)
+        pids = []
+        subprocess.run(["fsfreeze", "--freeze", str(ext4)], check=True)
+        try:
+            pids.append(forked(lambda: calls.store(at, PAGE)))
+            pids.append(forked(lambda: calls.mprotect(at + GRANULE - PAGE, PAGE, calls.R)))
+            pids.append(forked(lambda: calls.touch(at + GRANULE // 2, PAGE)))
+            os.kill(pids[2], signal.SIGKILL)
+            assert settles(lambda: os.waitpid(pids[2], os.WNOHANG)[0], pids[2], 20)
+            pids.pop()
+            assert [waits(pid) for pid in pids] == [True, True]
+        finally:
+            subprocess.run(["fsfreeze", "--unfreeze", str(ext4)], check=True)
+            codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        assert codes == [0, 0]
+
+
 def test_a_frozen_file_system_holds_up_stores_alone(ext4: Path) -> None:
     """A store that waits for the thaw keeps nobody from reading, from coming, and from going."""
     with on_disk(ext4) as (fd, disk), Pagers(3) as pagers, Pagers(1) as late:
@@ -275,11 +313,7 @@ def test_a_frozen_file_system_holds_up_stores_alone(ext4: Path) -> None:
                 with calls.mapped(GRANULE, RW, SHARED_PT, fd) as here:
                     calls.store(here, PAGE, 1)
                 os._exit(0)
-            waiting = Path(f"/proc/{writer}/stat")
-            deadline = time.monotonic() + 20
-            while waiting.read_text().rsplit(")", 1)[1].split()[0] != "D":
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            assert settles(lambda: waits(writer), True, 20)
             pagers.do(1, "touch", at[1], GRANULE)
             assert pagers.faults(2, at[2], GRANULE) <= 1
             late_at = late.map(fd, GRANULE)

@@ -170,6 +170,9 @@ def command(machine: Machine) -> list[str]:
         argv += ["-drive", disk + "cache=unsafe,aio=threads,discard=unmap,werror=report"]
         argv += ["-device", f"{arch.virtio_dev_type('blk')},drive=scratch"]
     argv += ["-device", arch.virtio_dev_type("rng")]
+    if "q35" in argv:
+        # Its memory can be mapped in whole granules, by a file that is no page cache.
+        argv += ["-device", "pci-testdev,membar=4M"]
     argv += ["-kernel", str(machine.kernel)]
     console = arch.serial_console_args()[0]
     argv += ["-append", " ".join(_kernel_arguments(console, machine))]

@@ -71,7 +71,9 @@ def _advise(state: State, process: Process, mapping: Mapping, part: Mapping, adv
                 return errno.EACCES
             return punch(state, part.file, part.page(part.start), part.page(part.end)).errno
         case "COLD":
-            _once_mapped(state, process, part, _age)
+            # Of a guest's pages it is others who use them.
+            if not (part.domain and part.opened.stranger):
+                _once_mapped(state, process, part, _age)
         case "PAGEOUT":
             # Who may not write to a file cannot push its pages out either: nothing happens.
             if not part.opened.stranger:

@@ -154,13 +154,16 @@ def test_page_out(world: World, kind: str) -> None:
     assert world.does(other, AT, READ, cpu=1).value == 1
 
 
-def test_who_may_not_write_pages_nothing_out(world: World) -> None:
+def test_who_may_not_write_makes_nothing_cold_and_pages_nothing_out(world: World) -> None:
     stranger = world.process()
     opened = OpenFile(world.data, writable=False, stranger=True)
     world.mmap(stranger, AT, GRANULE, READ, opened, shared_pt=True)
     world.does(stranger, AT, READ)
-    assert world.madvise(stranger, AT, GRANULE, "PAGEOUT") == Outcome()
+    for advice in ("PAGEOUT", "COLD"):
+        assert world.madvise(stranger, AT, GRANULE, advice) == Outcome()
     assert world.data.frame(0) is not None
+    [(_, value)] = world.domains[0].tables.pages()
+    assert value & Flag.ACCESSED
     # It is not told what others have read, either.
     assert world.mincore(stranger, AT, GRANULE).value == (1 << 512) - 1
 

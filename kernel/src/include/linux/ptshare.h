@@ -31,7 +31,7 @@ static inline bool mm_is_ptshare_guest(const struct mm_struct *mm)
 	return READ_ONCE(mm->ptshare_guest);
 }
 
-/* NULL for an ordinary VMA, and for a guest that has not been attached yet. */
+/* NULL for an ordinary VMA, and for a guest not attached yet, or closed. */
 static inline struct ptshare_domain *
 vma_ptshare_domain(const struct vm_area_struct *vma)
 {
@@ -83,6 +83,7 @@ vm_flags_t ptshare_segment(struct vm_area_struct *vma, unsigned long addr,
 
 unsigned int ptshare_sharers(const struct vm_area_struct *vma,
 			     unsigned long addr);
+unsigned long ptshare_oom_pages(struct mm_struct *mm);
 
 int ptshare_mlock(struct vm_area_struct *vma, unsigned long start,
 		  unsigned long end, vm_flags_t oldflags, vm_flags_t newflags);
@@ -219,6 +220,11 @@ static inline unsigned int ptshare_sharers(const struct vm_area_struct *vma,
 					   unsigned long addr)
 {
 	return 1;
+}
+
+static inline unsigned long ptshare_oom_pages(struct mm_struct *mm)
+{
+	return 0;
 }
 
 static inline int ptshare_mlock(struct vm_area_struct *vma, unsigned long start,

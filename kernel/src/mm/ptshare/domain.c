@@ -33,6 +33,7 @@
 #include <linux/ptshare.h>
 #include <linux/sched/mm.h>
 #include <linux/shmem_fs.h>
+#include <linux/user_namespace.h>
 
 #include <asm/tlbflush.h>
 
@@ -116,6 +117,9 @@ static struct mm_struct *ptshare_alloc_host(struct ptshare_domain *domain)
 		return NULL;
 	lockdep_set_class(&host->mmap_lock, &ptshare_host_mmap_lock_key);
 	host->ptshare_host = domain;
+	/* Guests may outlive the user namespace of who came first. */
+	put_user_ns(host->user_ns);
+	host->user_ns = get_user_ns(&init_user_ns);
 #ifdef CONFIG_MEMCG
 	/* Nobody's: what is charged goes to whoever faults. */
 	host->owner = NULL;
@@ -353,6 +357,11 @@ static void ptshare_guest_close(struct vm_area_struct *vma)
 		ptshare_unlock_pages(domain,
 				     ptshare_host_addr(vma, vma->vm_start),
 				     ptshare_host_addr(vma, vma->vm_end));
+	/*
+	 * Where MAP_FIXED replaces a guest, it is still in the tree while the
+	 * new file's ->mmap() runs, which may register an mmu notifier.
+	 */
+	vma->vm_private_data = NULL;
 	ptshare_put_domain(domain);
 }
 
@@ -449,6 +458,12 @@ int ptshare_attach(struct vm_area_struct *vma)
 	return vma->vm_flags & VM_LOCKED ? ptshare_lock_pages(vma) : 0;
 }
 
+static unsigned long ptshare_host_pages(struct mm_struct *host)
+{
+	return get_mm_rss(host) + get_mm_counter(host, MM_SWAPENTS) +
+	       (mm_pgtables_bytes(host) >> PAGE_SHIFT);
+}
+
 /* For sysfs: what is held at this moment, by all domains together. */
 void ptshare_count(struct ptshare_counts *counts)
 {
@@ -463,6 +478,34 @@ void ptshare_count(struct ptshare_counts *counts)
 		bytes += mm_pgtables_bytes(domain->host);
 	mutex_unlock(&ptshare_lock);
 	counts->tables = bytes >> PAGE_SHIFT;
+}
+
+/**
+ * ptshare_oom_pages - what the OOM killer counts for memory under shared tables
+ * @mm: the mm of a process; its task is locked, so that this must not sleep
+ *
+ * Pages, swap and tables of a host, which no process owns. Each guest answers
+ * for an equal share, also if it has linked none of them.
+ *
+ * Return: a number of pages; 0 if @mm is being changed at this moment.
+ */
+unsigned long ptshare_oom_pages(struct mm_struct *mm)
+{
+	unsigned long pages = 0;
+	struct vm_area_struct *vma;
+	VMA_ITERATOR(vmi, mm, 0);
+
+	if (likely(!mm_is_ptshare_guest(mm)) || !mmap_read_trylock(mm))
+		return 0;
+	for_each_vma(vmi, vma) {
+		struct ptshare_domain *domain = vma_ptshare_domain(vma);
+
+		if (domain)
+			pages += ptshare_host_pages(domain->host) /
+				 refcount_read(&domain->guests_ref);
+	}
+	mmap_read_unlock(mm);
+	return pages;
 }
 
 /* The number of the newest domain there was. */

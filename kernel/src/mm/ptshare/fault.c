@@ -332,7 +332,21 @@ static vm_fault_t ptshare_host_fault_vma(struct mm_struct *host,
 	return ret;
 }
 
-/* The same under the host's mmap_lock, which the fault may drop. */
+/* A writer may hold it, or wait for it, as long as a store waits for a disk. */
+static bool ptshare_lock_host(struct mm_struct *host, unsigned int flags)
+{
+	if (flags & FAULT_FLAG_RETRY_NOWAIT)
+		return mmap_read_trylock(host);
+	if (flags & FAULT_FLAG_KILLABLE)
+		return !mmap_read_lock_killable(host);
+	mmap_read_lock(host);
+	return true;
+}
+
+/*
+ * The same under the host's mmap_lock, which the fault may drop. VM_FAULT_RETRY
+ * also where the lock could not be had: for who must not wait, or is to die.
+ */
 static vm_fault_t ptshare_host_fault_mmap(struct mm_struct *host,
 					  unsigned long haddr,
 					  unsigned int flags)
@@ -341,7 +355,8 @@ static vm_fault_t ptshare_host_fault_mmap(struct mm_struct *host,
 	vm_fault_t ret = VM_FAULT_SIGSEGV;
 	bool unlocked = false;
 
-	mmap_read_lock(host);
+	if (!ptshare_lock_host(host, flags))
+		return VM_FAULT_RETRY;
 	vma = ptshare_host_vma(host, haddr);
 	if (vma && ptshare_access_ok(vma->vm_flags, flags)) {
 		ret = __handle_mm_fault(vma, haddr, flags);

@@ -129,6 +129,9 @@ again:
 	return ret;
 }
 
+/* No more than this much of a mapping is looked at: it takes 1/32768 of it. */
+#define PTSHARE_CARRY_LIMIT	SZ_1T
+
 /*
  * Pages that an ordinary mapping had present, to be mapped in the host when a
  * guest has taken its place.
@@ -185,7 +188,7 @@ static bool ptshare_carries(struct vm_area_struct *vma, unsigned long addr,
  * mappings of the same range of the same file count.
  *
  * NULL if there is nothing, or no memory to note it in: then these pages fault
- * one by one.
+ * one by one, as do those behind PTSHARE_CARRY_LIMIT.
  */
 static struct ptshare_carry *ptshare_carry_begin(struct file *file,
 						 unsigned long addr,
@@ -210,6 +213,7 @@ static struct ptshare_carry *ptshare_carry_begin(struct file *file,
 	if (!last)
 		return NULL;
 
+	last = min(last, first + PTSHARE_CARRY_LIMIT);
 	nr_pages = (last - first) >> PAGE_SHIFT;
 	carry = kvzalloc(struct_size(carry, present, BITS_TO_LONGS(nr_pages)),
 			 GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
@@ -219,12 +223,12 @@ static struct ptshare_carry *ptshare_carry_begin(struct file *file,
 	carry->nr_pages = nr_pages;
 
 	vma_iter_set(&vmi, addr);
-	for_each_vma_range(vmi, vma, addr + len) {
+	for_each_vma_range(vmi, vma, last) {
 		start = max(vma->vm_start, addr);
 		if (ptshare_carries(vma, start, mapping,
 				    pgoff + ((start - addr) >> PAGE_SHIFT)))
 			walk_page_range(current->mm, start,
-					min(vma->vm_end, addr + len),
+					min(vma->vm_end, last),
 					&ptshare_carry_ops, carry);
 	}
 	return carry;

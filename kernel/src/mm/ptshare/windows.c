@@ -173,7 +173,7 @@ void ptshare_listen_all(struct mm_struct *mm)
 	VMA_ITERATOR(vmi, mm, 0);
 
 	for_each_vma(vmi, vma) {
-		if (vma_is_ptshare_guest(vma) &&
+		if (vma_ptshare_domain(vma) &&
 		    list_empty(&vma->ptshare_listener))
 			__ptshare_listen(vma_ptshare_domain(vma), vma);
 	}
