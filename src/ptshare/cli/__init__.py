@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"ptshare.cli.{name}")
         module.add_parser(subparsers)
         parser.set_defaults(run=module.run)
+        if hasattr(module, "spelled_out"):
+            arguments = [name, *module.spelled_out(arguments[1:])]
     args = parser.parse_args(arguments)
     status: int = args.run(args)
     return status

@@ -4,13 +4,17 @@
 import argparse
 import json
 import sys
-from typing import TextIO
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
 
 from ptshare.preload import NotBuiltError
 from ptshare.sizes import parse_bytes
 from ptshare.support import granule, probe
 
-__all__ = ["add_parser", "run"]
+if TYPE_CHECKING:
+    from ptshare.run.launch import Ended, Options
+
+__all__ = ["add_parser", "run", "spelled_out"]
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -45,18 +49,33 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         nargs="?",
         const="-",
         metavar="FILE",
-        help="at the end, tell what was shared, by whom, and what it saved; default: on standard error "
-        "(write --report=FILE)",
+        help="at the end, tell what was shared, by whom, and what it saved; default: on standard error. "
+        "A file only as --report=FILE",
     )
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     parser.add_argument("--quiet", action="store_true", help="do not say that the kernel cannot share")
     parser.add_argument("argv", nargs="+", metavar="COMMAND", help="the program, and its arguments")
 
 
+def spelled_out(arguments: Sequence[str]) -> list[str]:
+    """``--report`` as ``--report=-``: argparse would take the word after it, the program, for a file to
+    write.
+    """
+    words = list(arguments)
+    end = words.index("--") if "--" in words else len(words)
+    # argparse takes an option's beginning for it.
+    return [
+        "--report=-" if index < end and len(word) > 2 and "--report".startswith(word) else word
+        for index, word in enumerate(words)
+    ]
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the program and return its exit status, or do not return."""
     from ptshare.run import launch
 
+    if not args.argv[0]:
+        return _fail("wanted a program to run, found an empty word; name one after --", 127)
     options = launch.Options(args.min_size, tuple(args.only))
     reason = probe().reason
     try:
@@ -65,33 +84,56 @@ def run(args: argparse.Namespace) -> int:
                 print(f"ptshare run: page tables stay ordinary: {reason}", file=sys.stderr, flush=True)
             launch.execute(args.argv, options)
         if args.report in (None, "-"):
-            return _watched(args, options, reason, sys.stderr)
-        try:
-            file = open(args.report, "w", encoding="utf-8")  # noqa: SIM115  # its errors are told apart
-        except OSError as error:
-            print(f"ptshare run: cannot write the report to {args.report}: {error.strerror}", file=sys.stderr)
-            return 2
-        with file:
-            return _watched(args, options, reason, file)
+            ended = launch.watch(args.argv, options)
+            _report(args, ended, reason, sys.stderr)
+            return ended.status
     except NotBuiltError as error:
-        print(f"ptshare run: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error), 2)
     except OSError as error:
-        print(f"ptshare run: {args.argv[0]}: {error.strerror}", file=sys.stderr)
-        return 127 if isinstance(error, FileNotFoundError) else 126
+        return _not_run(args, error)
+    return _with_file(args, options, reason)
 
 
-def _watched(args: argparse.Namespace, options: "object", reason: str | None, file: TextIO) -> int:
-    from ptshare.run import launch, report
+def _with_file(args: argparse.Namespace, options: "Options", reason: str | None) -> int:
+    """Run it, with the report in a file: whatever comes of that, the status is the program's."""
+    from ptshare.run import launch
 
-    assert isinstance(options, launch.Options)
-    ended = launch.watch(args.argv, options)
+    unwritten = f"cannot write the report to {args.report!r}"
+    try:
+        file = open(args.report, "w", encoding="utf-8")  # noqa: SIM115  # its errors are told apart
+    except OSError as error:
+        return _fail(f"{unwritten}: {error.strerror}; name a file that can be written", 2)
+    try:
+        ended = launch.watch(args.argv, options)
+    except NotBuiltError as error:
+        return _fail(str(error), 2)
+    except OSError as error:
+        return _not_run(args, error)
+    try:
+        with file:
+            _report(args, ended, reason, file)
+    except OSError as error:
+        _fail(f"{unwritten}: {error.strerror}; the program ended with {ended.status}", 2)
+    return ended.status
+
+
+def _report(args: argparse.Namespace, ended: "Ended", reason: str | None, file: TextIO) -> None:
+    from ptshare.run import report
+
     if args.json:
         print(json.dumps(report.as_json(ended, reason), indent=2), file=file)
     else:
         for line in report.lines(ended, reason):
             print(line, file=file)
-    return ended.status
+
+
+def _not_run(args: argparse.Namespace, error: OSError) -> int:
+    return _fail(f"{args.argv[0]}: {error.strerror}", 127 if isinstance(error, FileNotFoundError) else 126)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"ptshare run: {message}", file=sys.stderr)
+    return status
 
 
 def _size(text: str) -> int:

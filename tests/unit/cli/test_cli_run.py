@@ -55,6 +55,7 @@ def test_it_is_the_same_process() -> None:
         (["ptshare-no-such-program"], 127),
         (["/etc/passwd"], 126),
         (["/"], 126),
+        ([""], 127),
     ],
 )
 def test_exit_status(report: Sequence[str], command: list[str], status: int) -> None:
@@ -63,7 +64,8 @@ def test_exit_status(report: Sequence[str], command: list[str], status: int) -> 
     result = run(*report, "--", *command)
     assert result.returncode == status
     if status in (126, 127):
-        assert f"ptshare run: {command[0]}: " in result.stderr
+        assert f"ptshare run: {command[0]}: " in result.stderr or "found an empty word" in result.stderr
+        assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -157,6 +159,32 @@ def test_the_report_says_why_nothing_was_shared(tmp_path: Path) -> None:
     assert path.read_text() == "ptshare run: nothing was shared: this kernel does not have MAP_SHARED_PT\n"
     data = json.loads(run("--json", "--", "true").stderr)
     assert data["not_shared_because"] == "this kernel does not have MAP_SHARED_PT"
+
+
+@pytest.mark.parametrize("option", ["--report", "--rep", "--r"])
+@pytest.mark.parametrize("between", [[], ["--"]])
+def test_the_word_after_report_is_the_program(option: str, between: list[str], tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\necho ran\n")
+    program.chmod(0o755)
+    result = run(option, *between, str(program))
+    assert (result.returncode, result.stdout) == (0, "ran\n")
+    assert "nothing was shared" in result.stderr
+    assert program.read_text().endswith("echo ran\n")
+
+
+def test_the_word_of_a_program_stays_its_own() -> None:
+    assert run("--quiet", "--", "echo", "--report").stdout == "--report\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_report_that_cannot_be_written_changes_no_status(options: list[str]) -> None:
+    result = run("--report=/dev/full", *options, "--", "sh", "-c", "echo ran; exit 5")
+    assert (result.returncode, result.stdout) == (5, "ran\n")
+    assert result.stderr == (
+        "ptshare run: cannot write the report to '/dev/full': No space left on device; "
+        "the program ended with 5\n"
+    )
 
 
 def test_nothing_is_left_in_the_directory_for_temporary_files(tmp_path: Path) -> None:
