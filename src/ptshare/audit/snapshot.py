@@ -125,6 +125,8 @@ def read(path: str) -> Audit:
     """
     try:
         if path == "-":
+            if sys.stdin is None:
+                raise SnapshotError("it is closed")
             return load(_bounded(sys.stdin.buffer))
         with open(path, "rb") as file:
             return load(_bounded(file))

@@ -7,8 +7,11 @@ The module ``ptshare.cli.NAME`` has ``add_parser(subparsers)``, which adds the p
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
+
+from ptshare._output import guarded
 
 __all__ = ["main"]
 
@@ -30,6 +33,14 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ptshare`` with ``argv`` (default: the process's arguments) and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    name = " ".join(["ptshare", *(word for word in arguments[:1] if word in COMMANDS)])
+    try:
+        return guarded(name, lambda: _run(arguments))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="ptshare", description="Page tables shared between processes (MAP_SHARED_PT)."
     )
@@ -43,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.set_defaults(run=module.run)
         if hasattr(module, "spelled_out"):
             arguments = [name, *module.spelled_out(arguments[1:])]
-    args = parser.parse_args(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        # By the subcommand's parser, which knows how that is used.
+        subparsers.choices[args.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     status: int = args.run(args)
     return status

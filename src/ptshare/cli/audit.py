@@ -3,7 +3,6 @@
 
 import argparse
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -87,8 +86,6 @@ def run(args: argparse.Namespace) -> int:
         return _fail(f"--from shows a snapshot as it is: {asked} cannot be asked of it; leave it out")
     if args.source is not None and args.watch is not None:
         return _fail("--watch looks at this host again and again, --from at a snapshot: leave one out")
-    # A closed pipe is the end, as for other tools.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     status = 0
     try:
         while True:

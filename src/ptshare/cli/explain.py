@@ -90,8 +90,7 @@ def _processes(args: argparse.Namespace) -> int:
 def _script(args: argparse.Namespace) -> int:
     name = "standard input" if args.script == "-" else args.script
     try:
-        source = sys.stdin.read() if args.script == "-" else Path(args.script).read_text(encoding="utf-8")
-        script = Script.parse(source)
+        script = Script.parse(_source(args.script))
     except (ScriptError, UnicodeDecodeError) as error:
         raise ScriptError(f"{name}, {error}") from None
     ours, results = model.run(script)
@@ -123,6 +122,14 @@ def _script(args: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
+def _source(path: str) -> str:
+    if path != "-":
+        return Path(path).read_text(encoding="utf-8")
+    if sys.stdin is None:
+        raise ScriptError("wanted a script there, found it closed; give a file, or a pipe")
+    return sys.stdin.read()
+
+
 def _print_refused(script: Script, results: list[str]) -> None:
     refused = [f"{line}: {result}" for line, result in zip(script.lines, results, strict=True) if result]
     if refused:
@@ -130,5 +137,9 @@ def _print_refused(script: Script, results: list[str]) -> None:
 
 
 def _draw(args: argparse.Namespace, picture: Picture, title: str) -> None:
-    if args.svg is not None:
+    if args.svg is None:
+        return
+    try:
         args.svg.write_text(svg.draw(picture, title), encoding="utf-8")
+    except OSError as error:  # of a full disk it does not have the name
+        raise OSError(error.errno, error.strerror, str(args.svg)) from None

@@ -5,6 +5,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ptshare._output import guarded
 from ptshare.spec.races import show
 from ptshare.spec.races.catalogue import MISTAKES, RACES, run
 
@@ -12,7 +13,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 all orders hold, or the mistake was found; 1 otherwise.
+    """Exit status: 0 all orders hold, or the mistake was found; 1 otherwise; 2 usage, or no output.
 
     :param arguments: those of the command line, if not the process's own
     """
@@ -39,4 +40,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("python -m ptshare.spec.races", main))
