@@ -29,7 +29,9 @@ def _lines(audit: Audit) -> Iterator[str]:
         "page_tables_explained_bytes", "Page tables known to be of processes.", [("", audit.explained)]
     )
     yield from _gauge(
-        "page_tables_duplicate_bytes", "Page tables that MAP_SHARED_PT would save.", [("", audit.duplicate)]
+        "page_tables_duplicate_bytes",
+        "Page tables that MAP_SHARED_PT would save, of processes that could be read.",
+        [("", audit.duplicate)],
     )
     yield from _gauge(
         "page_tables_saved_bytes", "Page tables that shared page tables save now.", [("", audit.saved_now)]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, get_args
 
 from ptshare.audit.model import Audit, Host, Kind, MappedObject, Process, Unread
+from ptshare.audit.words import path_name
 
 __all__ = ["FORMAT", "VERSION", "SnapshotError", "as_json", "dump", "load", "read"]
 
@@ -131,7 +132,7 @@ def read(path: str) -> Audit:
         with open(path, "rb") as file:
             return load(_bounded(file))
     except SnapshotError as error:
-        name = "standard input" if path == "-" else path
+        name = "standard input" if path == "-" else path_name(path)
         raise SnapshotError(f"{name} is no snapshot of ptshare audit that can be read: {error}") from None
 
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Names in words for people: a file's name may hold anything, a terminal's orders, too."""
 
+import os
+
 from ptshare.audit.model import MappedObject
 
-__all__ = ["command_of", "plain", "short"]
+__all__ = ["command_of", "path_name", "plain", "short"]
 
 
 def plain(text: str) -> str:
@@ -14,6 +16,11 @@ def plain(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape", "replace").decode()
         for character in text
     )
+
+
+def path_name(path: str) -> str:
+    r"""A path of the command line in one line; bytes that are no UTF-8 are written as \xff."""
+    return plain(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def short(text: str, most: int) -> str:

@@ -3,7 +3,9 @@
 
 import argparse
 
-__all__ = ["add_scope"]
+__all__ = ["add_scope", "pid"]
+
+_MOST = (1 << 31) - 1
 
 
 def add_scope(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
@@ -13,7 +15,7 @@ def add_scope(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
     """
     scope = parser.add_argument_group("which processes; those that are in all that is given")
     scope.add_argument(
-        "--pid", action="append", type=_pid, default=[], metavar="PID", help="this one; repeatable"
+        "--pid", action="append", type=pid, default=[], metavar="PID", help="this one; repeatable"
     )
     scope.add_argument(
         "--user", action="append", type=_user, default=[], metavar="USER", help="name or number"
@@ -21,6 +23,7 @@ def add_scope(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
     scope.add_argument(
         "--cgroup",
         action="append",
+        type=_pattern,
         default=[],
         metavar="PATH",
         help="in it or below, as /system.slice/postgresql.service",
@@ -29,6 +32,7 @@ def add_scope(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
         "--command",
         dest="commands",
         action="append",
+        type=_pattern,
         default=[],
         metavar="GLOB",
         help="pattern of the process's name or the first word of its command line",
@@ -36,10 +40,20 @@ def add_scope(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
     return scope
 
 
-def _pid(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"not the number of a process: {text!r}")
+def pid(text: str) -> int:
+    """The number of a process, for argparse."""
+    if not text.isascii() or not text.isdigit() or len(text) > 10 or not 0 < int(text) <= _MOST:
+        raise argparse.ArgumentTypeError(f"wanted the number of a process, 1 to {_MOST}, found {text!r}")
     return int(text)
+
+
+def _pattern(text: str) -> str:
+    # An empty path of a control group would be that of all.
+    if not text.strip():
+        raise argparse.ArgumentTypeError(
+            f"wanted what to look for, found {text!r}; leave the option out for all"
+        )
+    return text
 
 
 def _user(text: str) -> int:

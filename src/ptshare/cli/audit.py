@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 
 from ptshare.audit.model import Audit
+from ptshare.audit.words import path_name, plain
 from ptshare.cli._scope import add_scope
 
 __all__ = ["add_parser", "run"]
 
 _ABOVE, _USAGE, _PARTIAL = 1, 2, 3
+_YEAR = 86400 * 365
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -23,13 +25,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Tells how much memory goes to page tables on this host, for which files and "
         "processes, how much of it is duplicate, and what sharing or huge pages would save. Changes nothing; "
         "works on any kernel; as root it sees all processes.",
-        epilog="Exit status: 0; 1 --fail-above is exceeded; 2 usage, or a file cannot be read or written; 3 "
-        "part of the host could not be read. See docs/audit.md.",
+        epilog="Exit status: 0; 1 --fail-above is exceeded; 2 usage, a file cannot be read or written, or "
+        "no process is in what was asked for; 3 part of the host could not be read. See docs/audit.md.",
     )
     scope = add_scope(parser)
     scope.add_argument(
         "--from",
         dest="source",
+        type=_file,
         metavar="FILE",
         help="show a snapshot instead of this host; -: standard input",
     )
@@ -38,10 +41,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     how.add_argument("--json", action="store_true", help="as docs/audit-format.md tells")
     how.add_argument("--csv", action="store_true", help="the objects, a line each")
     output.add_argument(
-        "--save", metavar="FILE", help="keep a snapshot, for --from; packed if FILE ends in .gz"
+        "--save", metavar="FILE", type=_file, help="keep a snapshot, for --from; packed if FILE ends in .gz"
     )
     output.add_argument(
-        "--prometheus", metavar="FILE", help="write metrics for node_exporter's textfile collector"
+        "--prometheus",
+        metavar="FILE",
+        type=_file,
+        help="write metrics for node_exporter's textfile collector",
     )
     output.add_argument(
         "--plot", metavar="FILE", type=_picture, help="draw page tables by object: .png or .svg"
@@ -86,16 +92,21 @@ def run(args: argparse.Namespace) -> int:
         return _fail(f"--from shows a snapshot as it is: {asked} cannot be asked of it; leave it out")
     if args.source is not None and args.watch is not None:
         return _fail("--watch looks at this host again and again, --from at a snapshot: leave one out")
-    status = 0
+    seen: set[int] = set()
     try:
         while True:
-            status = max(status, _once(args))
-            if args.watch is None or status == _USAGE:
-                return status
+            seen.add(_once(args))
+            if args.watch is None or _USAGE in seen:
+                return _worst(seen)
             sys.stdout.flush()
             time.sleep(args.watch)
     except KeyboardInterrupt:
-        return status if args.watch is not None else 130
+        return _worst(seen) if args.watch is not None else 130
+
+
+def _worst(seen: set[int]) -> int:
+    """Of the statuses of some audits the one to end with."""
+    return next((status for status in (_USAGE, _ABOVE, _PARTIAL) if status in seen), 0)
 
 
 def _once(args: argparse.Namespace) -> int:
@@ -104,6 +115,12 @@ def _once(args: argparse.Namespace) -> int:
         return _USAGE
     if args.pid and not audit.processes:
         return _fail(f"no process {', '.join(map(str, args.pid))} that has memory of its own is to be seen")
+    # While it is watched they may come; a snapshot is shown as it is.
+    if audit.scope and not (audit.processes or audit.unread or args.watch or args.source):
+        return _fail(
+            f"wanted processes of {plain(audit.scope)}, found none that has memory of its own; "
+            "ptshare audit shows all, and /proc/PID/cgroup has the path of a control group"
+        )
     for path, make in _files(args, audit):
         from ptshare.audit import files
 
@@ -112,7 +129,7 @@ def _once(args: argparse.Namespace) -> int:
         except ImportError as error:
             return _fail(str(error))
         except OSError as error:
-            return _fail(f"cannot write {path}: {error.strerror}")
+            return _fail(f"cannot write {path_name(path)}: {error.strerror}")
     _print(args, audit)
     total = audit.vm_pte if audit.scope else audit.host.page_tables
     if args.fail_above is not None and total > args.fail_above:
@@ -123,6 +140,13 @@ def _once(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return _ABOVE
+    if args.count and audit.host.counted is None:
+        print(
+            "ptshare audit: --physical: page tables could not be counted page by page: "
+            "/proc/kpageflags is read by root alone, if the kernel has it; run it as root, or leave it out",
+            file=sys.stderr,
+        )
+        return _PARTIAL
     return _PARTIAL if audit.unread or audit.host.partial else 0
 
 
@@ -136,7 +160,7 @@ def _audit(args: argparse.Namespace) -> Audit | None:
         except SnapshotError as error:
             _fail(str(error))
         except OSError as error:
-            _fail(f"cannot read {args.source}: {error.strerror}")
+            _fail(f"cannot read {path_name(args.source)}: {error.strerror}")
         return None
     from ptshare.audit.collect import Scope, collect
     from ptshare.audit.proc import FormatError
@@ -205,7 +229,7 @@ def _fail(message: str) -> int:
 
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise argparse.ArgumentTypeError(f"not a number of lines: {text!r}")
+        raise argparse.ArgumentTypeError(f"wanted a number of lines from 0 to 999999999, found {text!r}")
     return int(text)
 
 
@@ -214,9 +238,17 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0
-    if not 0.1 <= seconds <= 86400 * 365:
-        raise argparse.ArgumentTypeError(f"not a number of seconds from 0.1 on: {text!r}")
+    if not 0.1 <= seconds <= _YEAR:
+        raise argparse.ArgumentTypeError(
+            f"wanted a number of seconds from 0.1 to {_YEAR}, a year, found {text!r}"
+        )
     return seconds
+
+
+def _file(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("wanted the name of a file, found an empty one")
+    return text
 
 
 def _size(text: str) -> int:

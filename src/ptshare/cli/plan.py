@@ -128,6 +128,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _from_audit(args: argparse.Namespace) -> int:
     from ptshare.audit import planned, snapshot
+    from ptshare.audit.words import path_name
 
     if args.size is not None or args.processes is not None or args.plot is not None:
         return _fail("--from-audit has sizes and processes of its own, and no picture; leave the others out")
@@ -137,7 +138,7 @@ def _from_audit(args: argparse.Namespace) -> int:
     except (snapshot.SnapshotError, PlanError) as error:
         return _fail(str(error))
     except OSError as error:
-        return _fail(f"cannot read {args.from_audit}: {error.strerror}")
+        return _fail(f"cannot read {path_name(args.from_audit)}: {error.strerror}")
     if args.json:
         print(json.dumps(planned.as_json(audit, found, args.levels), indent=2))
     else:

@@ -20,8 +20,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Shows in the whole terminal what ptshare audit tells, again and again: which files and "
         "processes page tables are for, how they grow, and page faults. Changes nothing; works on any "
         "kernel; as root it sees all processes. Press F1 for the keys.",
-        epilog="Exit status: 0; 2 usage, no terminal, or textual is not installed; 143 after SIGTERM, 129 "
-        "after SIGHUP. See docs/top.md.",
+        epilog="Exit status: 0; 2 usage, no terminal or a dumb one, or textual is not installed; 143 after "
+        "SIGTERM, 129 after SIGHUP. See docs/top.md.",
     )
     parser.add_argument(
         "--delay",
@@ -68,5 +68,7 @@ def _delay(text: str) -> float:
     except ValueError:
         seconds = 0
     if not 0.5 <= seconds <= 86400:
-        raise argparse.ArgumentTypeError(f"not a number of seconds from 0.5 to 86400: {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"wanted a number of seconds from 0.5 to 86400, a day, found {text!r}"
+        )
     return seconds

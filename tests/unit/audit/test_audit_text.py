@@ -8,7 +8,7 @@ import pytest
 
 from made_up import GIB, database, shared_now
 from ptshare.audit import rows, text
-from ptshare.audit.model import Audit, MappedObject
+from ptshare.audit.model import Audit, MappedObject, Process, Unread
 from ptshare.audit.verdict import verdict
 from ptshare.audit.words import command_of, plain, short
 
@@ -43,8 +43,44 @@ def test_verdicts(audit: Audit, words: str) -> None:
 
 def test_of_nobody_there_is_little_to_say() -> None:
     audit = database(1)
-    audit.scope, audit.processes, audit.objects = "command nobody", [], []
-    assert verdict(audit) == "0 B of page tables, 0 B duplicate: little to gain."
+    audit.scope, audit.processes, audit.objects, audit.unread = "command nobody\n", [], [], []
+    assert verdict(audit) == r"No process to be seen is in all that was asked for: command nobody\n."
+
+
+def unread(known: int, unseen: int, reason: str = "Permission denied") -> Audit:
+    """Few of the processes could be read: of some VmPTE is known, of others nothing."""
+    audit = database(1, 4 << 20)
+    audit.processes += [Process(9000 + pid, "x", "root", 2 << 20, read=False) for pid in range(known)]
+    audit.unread = [Unread(reason, 1 + known + unseen)]
+    audit.host.page_tables = audit.vm_pte
+    return audit
+
+
+@pytest.mark.parametrize(
+    ("audit", "words"),
+    [
+        (
+            unread(20, 0),
+            ", 0 B duplicate in what could be read; how much in all is not known: "
+            "21 of 22 processes could not be read; run it as root.",
+        ),
+        (unread(0, 2, "odd"), "how much in all is not known: 3 of 4 processes could not be read."),
+        (database(1, partial=["in a container"]), "is not known: not all processes of the host are seen."),
+        (unread(0, 0), ", 0 B duplicate: little to gain."),
+    ],
+)
+def test_what_could_not_be_read_is_no_little(audit: Audit, words: str) -> None:
+    assert verdict(audit).endswith(words)
+
+
+def test_there_may_be_more_than_a_lot() -> None:
+    audit = database(1500)
+    audit.processes += [Process(9000, "x", "root", GIB, read=False)]
+    audit.unread[0].count += 1
+    assert verdict(audit).endswith(
+        "(this kernel does not have it); perhaps there is more: 2 of 1,502 processes could not be read; "
+        "run it as root."
+    )
 
 
 def item(name: str, tables: int, needed: int, kind: str = "file", command: str = "x") -> MappedObject:

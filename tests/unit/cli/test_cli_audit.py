@@ -21,15 +21,15 @@ import pytest
 from made_up import database
 from mapped import children, mapped, memory
 from ptshare import cli, syscalls
-from ptshare.audit import snapshot
+from ptshare.audit import host, snapshot
 from ptshare.audit.collect import collect
-from ptshare.cli import audit as _command  # noqa: F401  # nobody may not be able to load it later
+from ptshare.cli import audit as _command  # nobody may not be able to load it later
 
 COMMAND = [sys.executable, "-c", "from ptshare.cli import main; raise SystemExit(main())", "audit"]
 MIB = 1 << 20
 
 
-def run(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+def run(*arguments: str | bytes, **options: Any) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, **options)
 
 
@@ -136,16 +136,28 @@ def test_more_than_allowed(workers: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--pid", "0"], "not the number of a process: '0'"),
-        (["--pid", "-1"], "not the number of a process: '-1'"),
-        (["--pid", "x"], "not the number of a process: 'x'"),
+        (["--pid", "0"], "wanted the number of a process, 1 to 2147483647, found '0'"),
+        (["--pid", "-1"], "found '-1'"),
+        (["--pid", "x"], "found 'x'"),
+        (["--pid", "9" * 5000], "wanted the number of a process, 1 to 2147483647, found '99"),
         (["--pid", "2147483647"], "no process 2147483647 that has memory of its own is to be seen"),
         (["--user", "no such user"], "no such user: 'no such user'"),
         (["--fail-above", "lots"], "wanted a size such as 300GiB or 300G (powers of 1024)"),
-        (["--watch", "0"], "not a number of seconds from 0.1 on: '0'"),
-        (["--watch", "nan"], "not a number of seconds"),
+        (["--watch", "0"], "wanted a number of seconds from 0.1 to 31536000, a year, found '0'"),
+        (["--watch", "nan"], "wanted a number of seconds from 0.1"),
+        (["--watch", "1e300"], "from 0.1 to 31536000, a year, found '1e300'"),
         (["--plot", "picture.pdf"], "must end in .png or .svg, which 'picture.pdf' does not"),
-        (["--objects", "-3"], "not a number of lines: '-3'"),
+        (["--objects", "-3"], "wanted a number of lines from 0 to 999999999, found '-3'"),
+        (["--objects", "9" * 23], "from 0 to 999999999, found '99"),
+        (["--cgroup", ""], "argument --cgroup: wanted what to look for, found ''"),
+        (["--command", " "], "argument --command: wanted what to look for, found ' '"),
+        (["--command", "no such program"], "wanted processes of command no such program, found none"),
+        (["--cgroup", "nosuch.service", "--fail-above", "1"], "wanted processes of cgroup nosuch.service, "),
+        (["--cgroup", "nosuch.service", "--json"], "found none that has memory of its own"),
+        (["--save", ""], "argument --save: wanted the name of a file, found an empty one"),
+        (["--prometheus", ""], "argument --prometheus: wanted the name of a file"),
+        (["--from", ""], "argument --from: wanted the name of a file"),
+        (["--from", b"nob\xfd.json"], r"cannot read nob\xfd.json: No such file"),
         (["--json", "--csv"], "not allowed with argument"),
         (["--from", "/no/such/file"], "cannot read /no/such/file: No such file or directory"),
         (["--from", "/"], "cannot read /: Is a directory"),
@@ -160,7 +172,7 @@ def test_more_than_allowed(workers: list[str]) -> None:
         (["more"], "unrecognized arguments: more"),
     ],
 )
-def test_usage(arguments: list[str], words: str) -> None:
+def test_usage(arguments: list[str | bytes], words: str) -> None:
     result = run(*arguments)
     assert result.returncode == 2
     assert words in result.stderr
@@ -180,6 +192,54 @@ def test_watched_until_interrupted(workers: list[str]) -> None:
         process.send_signal(signal.SIGINT)
         process.stdout.read()
         assert process.wait() == 0
+
+
+def test_watched_before_the_processes_come() -> None:
+    with subprocess.Popen(
+        [*COMMAND, "--command", "ptshare-late", "--watch", "0.1"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        wanted = ["No process to be seen is in all that was asked for", ": 1 process"]
+        with contextlib.ExitStack() as late:
+            for line in process.stdout:
+                if wanted[0] in line:
+                    del wanted[0]
+                    if not wanted:
+                        break
+                    command = ["bash", "-c", "exec -a ptshare-late sleep 600"]
+                    child = late.enter_context(subprocess.Popen(command))
+                    late.callback(child.kill)
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait() == 0
+
+
+def test_the_worst_of_several_rounds() -> None:
+    assert _command._worst({0, 1, 3}) == 1
+    assert _command._worst({0, 3}) == 3
+    assert _command._worst({0, 1, 2, 3}) == 2
+    assert _command._worst(set()) == 0
+
+
+def test_a_snapshot_without_processes_is_shown(tmp_path: Path) -> None:
+    audit = database(1)
+    audit.scope, audit.processes, audit.objects, audit.unread = "command nobody", [], [], []
+    (tmp_path / "a").write_text(snapshot.dump(audit))
+    result = run("--from", str(tmp_path / "a"))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "No process to be seen is in all that was asked for: command nobody." in result.stdout
+
+
+def test_page_tables_that_only_root_can_count(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(host.Counting, "_count", lambda self: None)
+    here = ["audit", "--pid", str(os.getpid()), "--json"]
+    assert cli.main([*here, "--physical"]) == 3
+    out, err = capsys.readouterr()
+    assert json.loads(out)["host"]["counted_bytes"] is None
+    assert "--physical: page tables could not be counted page by page" in err
+    assert cli.main([*here, "--no-physical"]) == 0
 
 
 def test_a_reader_that_goes() -> None:
