@@ -77,6 +77,9 @@ def lines(audit: Audit, found: list[Planned], most: int = 20) -> Iterator[str]:
         )
     if len(found) > most:
         yield f"{len(found) - most:,} more objects"
+    if left_out := len(audit.objects) - len(found):
+        things = "object is" if left_out == 1 else "objects are"
+        yield f"{left_out:,} {things} left out, whose tables cannot be shared: ptshare audit --from tells why"
     yield ""
     yield "measured: tables of PTEs alone. Planned: all levels but the PGD; the first part of each object is"
     yield "taken to be touched, by each process the same, at places that suit the method. hugetlb: the kernel"
@@ -106,4 +109,5 @@ def as_json(audit: Audit, found: list[Planned], levels: Levels) -> dict[str, Any
             }
             for one in found
         ],
+        "left_out": len(audit.objects) - len(found),
     }

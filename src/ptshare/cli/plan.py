@@ -50,7 +50,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--touched",
         type=_taken(plan.parse_percent),
-        default="100%",
         metavar="PERCENT",
         help="how much of it each process touches: its first part, the same for all; default: 100%%",
     )
@@ -60,7 +59,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--start",
         type=_taken(parse_bytes),
-        default=0,
         metavar="SIZE",
         help="how far beyond a multiple of 512 GiB (256 TiB with five levels) the region's address is, in "
         "multiples of 2M; default: 0",
@@ -68,7 +66,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--offset",
         type=_taken(parse_bytes),
-        default=0,
         metavar="SIZE",
         help="where in the file it begins, in multiples of 2M; default: 0",
     )
@@ -104,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
     ]
     if missing:
         return _fail(f"wanted --size and --processes, or --from-audit, found no {' and no '.join(missing)}")
-    region = Region(args.size, args.start, args.offset, args.touched, args.sparse)
+    touched = plan.parse_percent("100%") if args.touched is None else args.touched
+    region = Region(args.size, args.start or 0, args.offset or 0, touched, args.sparse)
     try:
         plan.estimates(region, args.processes, args.levels)
         if args.plot is not None:
@@ -130,8 +128,16 @@ def _from_audit(args: argparse.Namespace) -> int:
     from ptshare.audit import planned, snapshot
     from ptshare.audit.words import path_name
 
-    if args.size is not None or args.processes is not None or args.plot is not None:
-        return _fail("--from-audit has sizes and processes of its own, and no picture; leave the others out")
+    others = [
+        f"--{name}"
+        for name in ("size", "processes", "touched", "sparse", "start", "offset", "plot")
+        if getattr(args, name) is not None and getattr(args, name) is not False
+    ]
+    if others:
+        return _fail(
+            "--from-audit has sizes and processes of its own, what is touched as it was measured, and no "
+            f"picture; leave {' and '.join(others)} out"
+        )
     try:
         audit = snapshot.read(args.from_audit)
         found = planned.planned(audit, args.levels)

@@ -207,13 +207,17 @@ def test_from_an_audit(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = "1,500  8 GiB  100%  23.4 GiB  23.5 GiB  52.7 MiB  5.9 MiB  21.9 MiB  /dev/zero (deleted)"
     assert re.split(r"  +", line.strip()) == figures.split("  ")
     assert not any("quoted" in line for line in lines)
+    left_out = "1 object is left out, whose tables cannot be shared: ptshare audit --from tells why"
+    assert left_out in lines
 
 
 def test_from_an_audit_as_json(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["plan", "--size", "8GiB", "--processes", "1500", "--json"])
     alone = json.loads(capsys.readouterr().out)
     assert main(["plan", "--from-audit", str(saved), "--json"]) == 0
-    (item,) = json.loads(capsys.readouterr().out)["objects"]
+    value = json.loads(capsys.readouterr().out)
+    assert value["left_out"] == 1
+    (item,) = value["objects"]
     assert item == {"name": "/dev/zero (deleted)", "measured_tables": 1500 * 4096, "plan": alone}
 
 
@@ -235,7 +239,12 @@ def test_a_part_that_was_touched(saved: Path, capsys: pytest.CaptureFixture[str]
         (["--from-audit", "/no/such/file"], "cannot read /no/such/file: No such file or directory"),
         (["--from-audit", "/dev/null"], "/dev/null is no snapshot of ptshare audit that can be read"),
         (["--from-audit", "FILE", "--size", "1G"], "--from-audit has sizes and processes of its own"),
-        (["--from-audit", "FILE", "--plot", "a.svg"], "leave the others out"),
+        (["--from-audit", "FILE", "--plot", "a.svg"], "leave --plot out"),
+        (["--from-audit", "FILE", "--touched", "100%"], "leave --touched out"),
+        (
+            ["--from-audit", "FILE", "--sparse", "--offset", "4M", "--start", "0"],
+            "leave --sparse and --start and --offset out",
+        ),
         (["--processes", "5"], "wanted --size and --processes, or --from-audit, found no --size"),
         (["--size", "1G"], "wanted --size and --processes, or --from-audit, found no --processes"),
         ([], "found no --size and no --processes"),
