@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ptshare.bench.bars import PARITY
 from ptshare.bench.runs import QUESTIONS, runs
+from ptshare.cli._numbers import processors
 
 __all__ = ["add_parser", "run"]
 
@@ -30,7 +31,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--short", action="store_true", help="only what the bars need, and less of it")
     parser.add_argument(
-        "--cpus", type=int, default=4, metavar="N", help="the guest's processors; default: %(default)s"
+        "--cpus", type=processors, default=4, metavar="N", help="the guest's processors; default: %(default)s"
     )
     parser.add_argument(
         "--memory", default="6G", metavar="SIZE", help="the guest's memory; default: %(default)s"

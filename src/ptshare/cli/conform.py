@@ -6,6 +6,8 @@ import random
 import sys
 from pathlib import Path
 
+from ptshare.cli._numbers import seconds
+
 __all__ = ["add_parser", "run"]
 
 
@@ -20,7 +22,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         epilog="Exit status: 0 no difference, 1 there is one, 2 it cannot be done. See docs/conformance.md.",
     )
     parser.add_argument(
-        "--seconds", type=float, default=60.0, metavar="N", help="how long to search; default: %(default)g"
+        "--seconds",
+        type=seconds(1e7, zero=True),
+        default=60.0,
+        metavar="N",
+        help="how long to search; default: %(default)g",
     )
     parser.add_argument(
         "--seed",

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ptshare.cli._scope import pid
 from ptshare.explain import compare, kernel, live, model, svg, text
 from ptshare.explain.picture import Picture
 from ptshare.explain.script import Script, ScriptError
@@ -27,6 +28,9 @@ a script, a call a line; sizes and addresses such as 4K, 2M, 1T+2M, 0x1000000000
 Exit status: 0; 1 the kernel's answer is not the model's; 2 it cannot be had, or usage. See docs/explain.md.
 """
 
+#: Ordinary mappings are left out.
+_NOTHING = "No process has a mapping with MAP_SHARED_PT at the end, so no page table is shared."
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``explain``."""
@@ -41,7 +45,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "pids", nargs="*", type=int, metavar="PID", help="a process with MAP_SHARED_PT mappings"
+        "pids", nargs="*", type=pid, metavar="PID", help="a process with MAP_SHARED_PT mappings"
     )
     parser.add_argument("--script", metavar="FILE", help="the program; - is standard input")
     which = parser.add_mutually_exclusive_group()
@@ -74,9 +78,11 @@ def run(args: argparse.Namespace) -> int:
 def _processes(args: argparse.Namespace) -> int:
     picture = kernel.read().of(args.pids)
     found = {process.pid for process in picture.processes}
-    for pid in args.pids:
-        if pid not in found:
-            raise kernel.KernelFileError(f"process {pid} is not there, or has no mapping with MAP_SHARED_PT")
+    for asked in args.pids:
+        if asked not in found:
+            raise kernel.KernelFileError(
+                f"process {asked} is not there, or has no mapping with MAP_SHARED_PT"
+            )
     kernel.name_files(picture, args.pids)
     if args.json:
         print(json.dumps({"kernel": picture.as_json()}, indent=2))
@@ -100,7 +106,7 @@ def _script(args: argparse.Namespace) -> int:
             print(json.dumps({"model": ours.as_json(), "outcomes": results}, indent=2))
         else:
             _print_refused(script, results)
-            print("\n".join(text.written(text.tree(ours))))
+            print("\n".join(text.written(text.tree(ours))) or _NOTHING)
         _draw(args, ours, title)
         return 0
 
@@ -113,7 +119,8 @@ def _script(args: argparse.Namespace) -> int:
         print(json.dumps({**value, "kernel_outcomes": real, "differences": wrong}, indent=2))
     else:
         _print_refused(script, results)
-        print("\n".join(text.side_by_side(text.tree(ours), text.tree(theirs), ("model", "kernel"))))
+        trees = text.tree(ours), text.tree(theirs)
+        print("\n".join(text.side_by_side(*trees, ("model", "kernel"))) if any(trees) else _NOTHING)
         print(f"\n{compare.proof(theirs)}.")
         print("The kernel's answer is not the model's:" if wrong else "The kernel's answer is the model's.")
         for line in wrong:

@@ -9,9 +9,13 @@ from types import FrameType
 from typing import Any
 
 from ptshare.cli import lab_demo
+from ptshare.cli._numbers import processors, seconds
 from ptshare.lab import LabError
 
 __all__ = ["add_parser", "run"]
+
+#: Of a time limit, seconds: 115 days.
+_LONGEST = 1e7
 
 _EPILOG = """\
 exit status: 2 the lab cannot do it, said in one line on standard error. For "run": the command's own; 120
@@ -204,7 +208,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     machine = argparse.ArgumentParser(add_help=False)
     machine.add_argument("--memory", default="4G", metavar="SIZE", help="the guest's memory; default: 4G")
     machine.add_argument(
-        "--cpus", default=4, type=int, metavar="N", help="the guest's processors; default: 4"
+        "--cpus", default=4, type=processors, metavar="N", help="the guest's processors; default: 4"
     )
 
     fetch = commands.add_parser("fetch", help="fetch and unpack Debian's kernel source")
@@ -227,7 +231,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     run_ = commands.add_parser(
         "run", parents=[config, part, machine], help="boot and run a command in the guest"
     )
-    run_.add_argument("--timeout", type=float, metavar="SECONDS", help="stop the guest then; default: never")
+    run_.add_argument(
+        "--timeout", type=seconds(_LONGEST), metavar="SECONDS", help="stop the guest then; default: never"
+    )
     run_.add_argument(
         "--icount",
         action="store_true",
@@ -276,7 +282,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     mutants.add_argument(
         "--timeout",
         default=300.0,
-        type=float,
+        type=seconds(_LONGEST),
         metavar="SECONDS",
         help="for each, after it is built; a test that is not done then has found it; default: 300",
     )

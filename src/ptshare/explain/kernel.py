@@ -45,7 +45,8 @@ def read() -> Picture:
 def _missing(error: OSError) -> str:
     reason = probe().reason
     if reason is not None:
-        return f"the kernel's own answer needs one with MAP_SHARED_PT: {reason}; --script works anywhere"
+        needed = "the kernel's own answer needs one with MAP_SHARED_PT"
+        return f"{needed}: {reason}; --script works anywhere, without --kernel"
     if not os.path.ismount("/sys/kernel/debug"):
         return "debugfs is not mounted; mount it: mount -t debugfs none /sys/kernel/debug"
     return f"cannot read {TABLES}: {error.strerror}; the kernel is built without CONFIG_DEBUG_FS, or is older"

@@ -46,6 +46,7 @@ def test_json_and_svg(tmp_path: Path) -> None:
     [
         ([], "", "wanted either PIDs or --script FILE"),
         (["1", "--script", "-"], "", "wanted either PIDs or --script FILE"),
+        (["-1"], "", "argument PID: wanted the number of a process, 1 to 2147483647, found '-1'"),
         (["1", "--kernel"], "", "--kernel and --model belong to --script"),
         (["--script", "-"], "A jump", "ptshare explain: standard input, line 1: wanted one of mmap"),
         (["--script", "/none"], "", "ptshare explain: /none: No such file"),
@@ -65,3 +66,10 @@ def test_another_kernel(arguments: list[str]) -> None:
     result = run(*arguments, input=SCRIPT)
     assert (result.returncode, result.stdout) == (2, "")
     assert "needs one with MAP_SHARED_PT" in result.stderr
+    assert "--script works anywhere, without --kernel" in result.stderr
+
+
+def test_nothing_is_shared() -> None:
+    result = run("--script", "-", "--model", input="file data 2G\nA mmap data 0 2M rw at 1T ordinary\n")
+    assert result.returncode == 0
+    assert result.stdout.startswith("No process has a mapping with MAP_SHARED_PT at the end")
