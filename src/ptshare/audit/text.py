@@ -41,7 +41,7 @@ def _objects(audit: Audit, most: int) -> Iterator[str]:
     page, granule = audit.host.page, audit.host.granule
     items = audit.by_saving()
     if not items:
-        yield "nothing large is mapped"
+        yield "nothing large is mapped" + (" by those that could be read" if audit.unread else "")
         return
     sharing = any(item.linked for item in items)
     yield _LINE.format("saved by", "saved by", "page", "", "", "saved now by" if sharing else "").rstrip()

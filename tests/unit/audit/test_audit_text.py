@@ -157,6 +157,8 @@ def test_few_lines() -> None:
     assert not any("VmPTE" in line for line in lines)
     empty = database(1)
     empty.objects = []
+    assert "nothing large is mapped by those that could be read" in list(text.lines(empty, 5, 5))
+    empty.unread = []
     assert "nothing large is mapped" in list(text.lines(empty, 5, 5))
 
 

@@ -330,6 +330,14 @@ def test_what_is_none_is_told_of(tmp_path: Path) -> None:
     assert [row["host_name"] for row in fleet.ask("hosts")] == ["packed", "right"]
 
 
+def test_no_file_that_matches(tmp_path: Path) -> None:
+    """The error that docs/fleet.md tells of."""
+    said = "No files found that match the pattern"
+    with pytest.raises(duckdb.IOException, match=said):
+        Fleet(str(tmp_path / "*.json"))
+    assert f"IO Error: {said}" in (SQL.parents[2] / "docs/fleet.md").read_text()
+
+
 def test_newest_of_each_host(tmp_path: Path) -> None:
     for day, index in (("1", 3), ("3", 7), ("2", 11)):
         (tmp_path / day).mkdir()
