@@ -63,11 +63,17 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     """
     words = list(arguments)
     end = words.index("--") if "--" in words else len(words)
-    # argparse takes an option's beginning for it.
-    return [
-        "--report=-" if index < end and len(word) > 2 and "--report".startswith(word) else word
-        for index, word in enumerate(words)
-    ]
+    for index, word in enumerate(words[:end]):
+        # argparse takes an option's beginning for it.
+        if len(word) < 3 or not "--report".startswith(word):
+            continue
+        words[index] = "--report=-"
+        if index + 1 < end < len(words) and not words[index + 1].startswith("-"):
+            file = words[index + 1]
+            raise SystemExit(
+                _fail(f"wanted -- or an option after --report, found {file!r}; a file is --report={file}", 2)
+            )
+    return words
 
 
 def run(args: argparse.Namespace) -> int:

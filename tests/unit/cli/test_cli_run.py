@@ -173,6 +173,13 @@ def test_the_word_after_report_is_the_program(option: str, between: list[str], t
     assert program.read_text().endswith("echo ran\n")
 
 
+def test_a_file_that_is_a_word_of_its_own() -> None:
+    """It is neither written nor run."""
+    result = run("--report", "/bin/true", "--", "echo", "ran")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.endswith("found '/bin/true'; a file is --report=/bin/true\n")
+
+
 def test_the_word_of_a_program_stays_its_own() -> None:
     assert run("--quiet", "--", "echo", "--report").stdout == "--report\n"
 

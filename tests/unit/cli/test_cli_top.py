@@ -58,6 +58,13 @@ def test_it_starts_and_quits(start: Callable[..., Terminal]) -> None:
     assert "Traceback" not in terminal.all
 
 
+def test_a_process_that_is_not_there(start: Callable[..., Terminal]) -> None:
+    terminal = start("--pid", "2147483647")
+    terminal.until(lambda: "No process to be seen is in all that was asked for" in terminal.lines[3])
+    terminal.type("q")
+    assert terminal.ends() == 0
+
+
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 0), (signal.SIGHUP, 129)]
 )
