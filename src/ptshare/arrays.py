@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """``memmap``: numpy arrays in files, through page tables that all processes share. Needs numpy."""
 
+import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from ptshare.mapping import Mapping
@@ -35,7 +37,9 @@ def memmap(
 
     As every numpy array it is pickled with its data; a worker that is to share it opens it by its name.
 
-    :param filename: path, or an open file object
+    An argument that is refused leaves the file as it was, where ``numpy.memmap`` may have emptied it.
+
+    :param filename: path, str, bytes or os.PathLike; or an open file object
     :param dtype: default: ``numpy.uint8``
     :param mode: ``"r"``, ``"r+"``, ``"w+"``; ``"c"`` (copy on write) is private memory, which has ordinary
         page tables in any case
@@ -53,17 +57,27 @@ def memmap(
     if private and page_tables == "shared":
         raise ValueError("mode 'c' is private memory, whose page tables cannot be shared; use 'r' or 'r+'")
     check_asked(page_tables)
-    if page_tables == "shared" and mode in ("w+", "write") and (reason := probe().reason):
-        raise UnsupportedError(reason)  # while the file is still what it was
-    # numpy checks, opens, extends the file and does the arithmetic. What it maps is not touched.
     dtype = numpy.uint8 if dtype is None else dtype
+    if mode in ("w+", "write", "r+", "readwrite") and shape is not None:
+        # Whatever is refused is to be refused while the file is still what it was. numpy empties or extends
+        # it before it has looked at all arguments, so it first does so to memory of no name.
+        if page_tables == "shared" and (reason := probe().reason):
+            raise UnsupportedError(reason)
+        if isinstance(shape, Iterator):
+            shape = tuple(shape)  # it is read twice
+        with os.fdopen(os.memfd_create("ptshare-trial", os.MFD_CLOEXEC), "w+b") as trial:
+            numpy.memmap(trial, dtype, mode, offset, shape, order)
+    # numpy checks, opens, extends the file and does the arithmetic. What it maps is not touched.
     plain: numpy.memmap[Any, Any] = numpy.memmap(filename, dtype, mode, offset, shape, order)
     if private:
         return plain
     start = plain.offset - plain.offset % granule()
     lead = plain.offset - start
+    if not lead + plain.nbytes and start:
+        # No elements, at the end of the file perhaps: they stand at the end of the granule before.
+        start, lead = start - granule(), granule()
     mapping = Mapping(
-        filename,
+        os.fsdecode(filename) if isinstance(filename, bytes) else filename,
         "r" if plain.mode == "r" else "r+",
         offset=start,
         # An array of no elements needs some memory to stand on.

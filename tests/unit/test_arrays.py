@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """``ptshare.memmap`` gives what ``numpy.memmap`` gives."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -82,6 +83,27 @@ def test_from_an_open_file(tmp_path: Path) -> None:
     same(ours, theirs)
 
 
+@pytest.mark.parametrize("mode", ["r", "r+", "w+", "c"])
+def test_a_path_of_bytes(tmp_path: Path, mode: Any) -> None:
+    path = os.fsencode(make(tmp_path, 8000))
+    same(ptshare.memmap(path, np.int16, mode, shape=100), np.memmap(path, np.int16, mode, shape=100))
+
+
+def test_a_shape_that_can_be_read_once(tmp_path: Path) -> None:
+    array = ptshare.memmap(tmp_path / "ptshare-test.new", np.uint8, "w+", shape=iter((2, 3)))  # type: ignore[arg-type]
+    assert array.shape == (2, 3)
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "w+"])
+@pytest.mark.parametrize("offset", [0, GRANULE - 8, GRANULE, 2 * GRANULE])
+def test_no_elements_at_the_end_of_the_file(tmp_path: Path, mode: Any, offset: int) -> None:
+    path = make(tmp_path, offset or 1)
+    same(
+        ptshare.memmap(path, np.uint8, mode, offset, shape=(3, 0)),
+        np.memmap(path, np.uint8, mode, offset, shape=(3, 0)),
+    )
+
+
 def test_views_keep_the_mapping(tmp_path: Path) -> None:
     path = make(tmp_path, 8000)
     view = ptshare.memmap(path, np.int16, "r")[100:200]
@@ -126,6 +148,37 @@ def test_the_same_errors(tmp_path: Path, arguments: dict[str, Any]) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("mode", ["w+", "write", "r+", "readwrite"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"dtype": "nonsense"},
+        {"order": "X"},
+        {"offset": 1.5},
+        {"offset": "8"},
+        {"offset": -20_000},
+        {"shape": (100, "100")},
+        {"shape": object()},
+    ],
+)
+def test_an_argument_that_is_refused_changes_no_file(
+    tmp_path: Path, mode: Any, arguments: dict[str, Any]
+) -> None:
+    """Nor makes one; numpy itself is not so careful."""
+    path, none = make(tmp_path, 8000), tmp_path / "none"
+    before = path.read_bytes()
+    arguments = {"shape": 10_000, **arguments}
+    with pytest.raises((ValueError, TypeError, OverflowError)) as ours:
+        ptshare.memmap(path, mode=mode, **arguments)
+    assert path.read_bytes() == before
+    with pytest.raises((ValueError, TypeError, OverflowError, OSError)):
+        ptshare.memmap(none, mode=mode, **arguments)
+    assert not none.exists()
+    with pytest.raises(type(ours.value)) as theirs:
+        np.memmap(path, mode=mode, **arguments)
+    assert str(ours.value) == str(theirs.value)
+
+
 def test_no_such_file_and_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         ptshare.memmap(tmp_path / "none", mode="r")
@@ -141,6 +194,8 @@ def test_shared_is_refused_where_the_kernel_cannot(tmp_path: Path, monkeypatch: 
     for mode in ("r", "r+", "w+"):
         with pytest.raises(ptshare.UnsupportedError):
             ptshare.memmap(path, mode=mode, shape=8000, page_tables="shared")
+    with pytest.raises(ptshare.UnsupportedError):
+        ptshare.memmap(path, mode="r+", shape=9000, page_tables="shared")
     with pytest.raises(ValueError, match="page_tables must be"):
         ptshare.memmap(path, mode="w+", shape=10, page_tables="huge")  # type: ignore[arg-type]
     assert path.read_bytes() == before
