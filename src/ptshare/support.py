@@ -5,7 +5,7 @@ import errno
 import functools
 import mmap
 import os
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from ptshare import abi
 
@@ -20,7 +20,14 @@ class UnsupportedError(OSError):
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
-        super().__init__(errno.EOPNOTSUPP, f"page tables cannot be shared: {reason}")
+        super().__init__(
+            errno.EOPNOTSUPP,
+            f"page tables cannot be shared: {reason}; page_tables='auto' maps with what the kernel has",
+        )
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        """A worker process can raise it: what OSError would give to ``__init__`` is number and message."""
+        return type(self), (self.reason,)
 
 
 class Support(NamedTuple):

@@ -4,6 +4,7 @@
 import errno
 import mmap
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,4 +85,13 @@ def test_the_granule_without_a_word_from_the_kernel(monkeypatch: pytest.MonkeyPa
 
 def test_unsupported_error_is_an_os_error() -> None:
     error = ptshare.UnsupportedError("of this")
-    assert (error.errno, error.strerror) == (errno.EOPNOTSUPP, "page tables cannot be shared: of this")
+    assert error.errno == errno.EOPNOTSUPP
+    assert error.strerror == (
+        "page tables cannot be shared: of this; page_tables='auto' maps with what the kernel has"
+    )
+
+
+def test_unsupported_error_comes_back_from_a_worker() -> None:
+    error = pickle.loads(pickle.dumps(ptshare.UnsupportedError("of this")))
+    assert type(error) is ptshare.UnsupportedError
+    assert (error.reason, str(error)) == ("of this", str(ptshare.UnsupportedError("of this")))
