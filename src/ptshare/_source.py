@@ -72,15 +72,19 @@ class Inherited(NamedTuple):
     def opened(self, mode: Mode) -> Iterator[int]:
         """A descriptor of the file.
 
-        :raises OSError: ESTALE: the sender has gone, or the descriptor has been taken already
+        :raises OSError: ESTALE: the sender has gone, or the descriptor has been taken already, or this
+            process was not started by multiprocessing's and has another key
         """
+        from multiprocessing import AuthenticationError
+
         try:
             fd = self.descriptor.detach()
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, AuthenticationError) as error:
             raise OSError(
                 errno.ESTALE,
-                "the mapping's descriptor is not to be had any more: it can be received once, and while its "
-                "sender lives",
+                "the mapping's descriptor is not to be had: it can be received once, while its sender lives, "
+                "and by processes that multiprocessing has started from the same one; map a file by its path "
+                "to have other processes find it",
             ) from error
         try:
             yield fd

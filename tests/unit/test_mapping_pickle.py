@@ -6,6 +6,8 @@ import errno
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 from multiprocessing.context import BaseContext
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -141,6 +143,26 @@ def test_a_descriptor_is_received_once() -> None:
         with pytest.raises(OSError, match="received once") as caught:
             pickle.loads(data)
         assert caught.value.errno == errno.ESTALE
+
+
+def test_a_process_of_another_family_receives_no_descriptor() -> None:
+    """It has another key than the sender: multiprocessing draws one for each program that is started."""
+    code = (
+        "import pickle, sys\n"
+        "try: pickle.loads(bytes.fromhex(sys.argv[1]))\n"
+        "except OSError as error: print(error.errno, error.strerror)"
+    )
+    with ptshare.Mapping(None, "r+", length=5000, page_tables="auto") as mapping:
+        data = pickle.dumps(mapping)
+        with pytest.MonkeyPatch.context() as patch:
+            # The sender's thread tells of each failure.
+            patch.setattr(sys, "excepthook", lambda *_: None)
+            run = subprocess.run([sys.executable, "-c", code, data.hex()], capture_output=True, text=True)
+        assert run.stderr == ""
+        assert run.stdout.startswith(f"{errno.ESTALE} the mapping's descriptor is not to be had")
+        assert "the same one" in run.stdout
+        with pickle.loads(data) as again:  # it is still there for those that may
+            assert facts(again) == facts(mapping)
 
 
 def test_a_closed_mapping_is_not_pickled(tmp_path: Path) -> None:
