@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The kernel's own counters of page tables and faults.
 
-Every function that reads a file takes ``root``, the directory under which ``proc`` and ``sys`` stand, so
-that a recorded tree can be read in the place of the running kernel's.
+Every function that reads a file takes ``root``, a str or os.PathLike: the directory under which ``proc``
+and ``sys`` stand, so that a recorded tree can be read in the place of the running kernel's.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ __all__ = [
     "process_tables",
     "sharing_counters",
 ]
+
+Root = str | os.PathLike[str]
 
 ROOT = Path("/")
 
@@ -55,7 +58,7 @@ class SharingCounters:
     enabled: bool
 
 
-def fold_per_cpu(root: Path = ROOT) -> bool:
+def fold_per_cpu(root: Root = ROOT) -> bool:
     """Have the kernel add up what each CPU has counted on its own; needs root.
 
     Without it a figure of /proc/meminfo can be some hundred KiB behind, until the kernel does the same by
@@ -64,15 +67,15 @@ def fold_per_cpu(root: Path = ROOT) -> bool:
     :returns: whether it was done
     """
     try:
-        (root / "proc/sys/vm/stat_refresh").read_bytes()
+        (Path(root) / "proc/sys/vm/stat_refresh").read_bytes()
     except OSError:
         return False
     return True
 
 
-def mem_available_kib(root: Path = ROOT) -> int:
+def mem_available_kib(root: Root = ROOT) -> int:
     """MemAvailable of /proc/meminfo, KiB."""
-    return _kib(root / "proc/meminfo", "MemAvailable")
+    return _kib(Path(root) / "proc/meminfo", "MemAvailable")
 
 
 def minor_faults() -> int:
@@ -82,17 +85,17 @@ def minor_faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
-def page_tables_kib(root: Path = ROOT) -> int:
+def page_tables_kib(root: Root = ROOT) -> int:
     """PageTables of /proc/meminfo, KiB: all page tables of the machine, each shared one once."""
-    return _kib(root / "proc/meminfo", "PageTables")
+    return _kib(Path(root) / "proc/meminfo", "PageTables")
 
 
-def process_tables(pid: int | None = None, root: Path = ROOT) -> ProcessTables:
+def process_tables(pid: int | None = None, root: Root = ROOT) -> ProcessTables:
     """Page tables of the process ``pid``, default: the calling one.
 
     :raises FileNotFoundError: there is no such process
     """
-    status = root / "proc" / ("self" if pid is None else str(pid)) / "status"
+    status = Path(root) / "proc" / ("self" if pid is None else str(pid)) / "status"
     fields = _fields(status)
     shared = fields.get(abi.VM_SHARED_PT_FIELD)
     return ProcessTables(
@@ -100,9 +103,9 @@ def process_tables(pid: int | None = None, root: Path = ROOT) -> ProcessTables:
     )
 
 
-def sharing_counters(root: Path = ROOT) -> SharingCounters | None:
+def sharing_counters(root: Root = ROOT) -> SharingCounters | None:
     """The feature's counters, ``None`` on a kernel without it."""
-    directory = root / abi.SYSFS.lstrip("/")
+    directory = Path(root) / abi.SYSFS.lstrip("/")
 
     def value(name: str) -> int:
         return int((directory / name).read_text())

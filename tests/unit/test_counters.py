@@ -66,6 +66,15 @@ def test_status(recorded: Path) -> None:
         counters.process_tables(8, recorded)
 
 
+def test_a_root_that_is_a_string(recorded: Path) -> None:
+    root = str(recorded)
+    assert counters.page_tables_kib(root) == counters.page_tables_kib(root=root) == 1288
+    assert counters.mem_available_kib(root) == 24111140
+    assert counters.process_tables(7, root).own_kib == 44
+    assert counters.sharing_counters(root) is not None
+    assert not counters.fold_per_cpu(root)
+
+
 def test_sysfs(recorded: Path) -> None:
     assert counters.sharing_counters(recorded) == counters.SharingCounters(
         granule=2 << 20, domains=1, guests=64, tables=513, enabled=True
