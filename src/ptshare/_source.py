@@ -2,16 +2,30 @@
 """What a ``Mapping`` maps: how it is opened, what of it can be mapped, and how another process finds it."""
 
 import errno
+import fcntl
+import operator
 import os
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, SupportsIndex
 
 from ptshare.support import granule
 
-__all__ = ["File", "HasFileno", "Inherited", "Mode", "Path", "anonymous", "check_window", "opened", "window"]
+__all__ = [
+    "File",
+    "HasFileno",
+    "Inherited",
+    "Mode",
+    "Path",
+    "anonymous",
+    "check_access",
+    "check_window",
+    "number",
+    "opened",
+    "window",
+]
 
 Mode = Literal["r", "r+"]
 
@@ -97,7 +111,11 @@ def opened(file: str | os.PathLike[str] | int | HasFileno, mode: Mode) -> Iterat
     """A descriptor of ``file``; closed at the end if it was opened here."""
     if isinstance(file, int):
         if file < 0:
-            raise OSError(errno.EBADF, f"{file} is no file descriptor")
+            raise OSError(
+                errno.EBADF,
+                f"{file} is no file descriptor; for anonymous memory, as of mmap.mmap(-1, n), give None and "
+                "a length",
+            )
         yield file
     elif isinstance(file, str | os.PathLike):
         # O_NONBLOCK: the open of a FIFO would wait for a writer; for a file it changes nothing.
@@ -127,19 +145,56 @@ def anonymous(length: int, flags: int = 0) -> Iterator[int]:
         os.close(fd)
 
 
-def check_window(offset: int, length: int | None) -> None:
-    """Refuse what is no window of any file.
+def number(name: str, value: SupportsIndex) -> int:
+    """A parameter that counts bytes.
 
-    :raises OverflowError: negative, or beyond the address space
+    :raises TypeError: it is no integer
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, in bytes, not {value!r}") from None
+
+
+def check_window(
+    offset: SupportsIndex, length: SupportsIndex | None, anonymous: bool = False
+) -> tuple[int, int | None]:
+    """Refuse what is no window of any file; offset and length as integers.
+
+    :raises TypeError: one is no integer
+    :raises OverflowError: negative, or more than ``sys.maxsize``
     :raises ValueError: an unaligned offset, no length
     """
+    offset = number("offset", offset)
+    length = None if length is None else number("length", length)
     for name, value in (("offset", offset), ("length", length)):
         if value is not None and not 0 <= value <= sys.maxsize:
             raise OverflowError(f"{name} must be from 0 to {sys.maxsize} bytes, not {value}")
     if offset % granule():
         raise ValueError(f"offset must be a multiple of the granule, {granule()} bytes, not {offset}")
     if length == 0:
-        raise ValueError("length must be at least 1 byte; None maps to the end of the file")
+        # There is no end of a file that None could stand for.
+        raise ValueError(
+            "length must be at least 1 byte" + ("" if anonymous else "; None maps to the end of the file")
+        )
+    return offset, length
+
+
+def check_access(fd: int, mode: Mode) -> None:
+    """Say why the kernel refused to map with EACCES; nothing if it was not for the descriptor.
+
+    :raises PermissionError: the file was not opened for what the mode needs
+    """
+    access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    if access == os.O_WRONLY or (mode == "r+" and access != os.O_RDWR):
+        wanted, how = ("reading and writing", "'r+b' (O_RDWR)") if mode == "r+" else ("reading", "'rb'")
+        found = "writing" if access == os.O_WRONLY else "reading"
+        mend = ", or map it with mode 'r'" if access == os.O_RDONLY else ""
+        raise PermissionError(
+            errno.EACCES,
+            f"mode {mode!r} needs a file that is open for {wanted}, and this one is open for {found} only: "
+            f"open it with {how}{mend}",
+        )
 
 
 def window(fd: int, offset: int, length: int | None) -> int:
@@ -158,7 +213,9 @@ def window(fd: int, offset: int, length: int | None) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.ENODEV, "a pipe, FIFO or socket cannot be mapped")
     if status.st_size == 0:
-        raise ValueError("cannot mmap an empty file")
+        raise ValueError(
+            "cannot mmap an empty file; give it its size first (os.truncate, os.posix_fallocate)"
+        )
     end = status.st_size if length is None else offset + length
     if not offset < end <= status.st_size:
         raise ValueError(f"bytes {offset} to {end} are not within the file, which has {status.st_size}")

@@ -43,8 +43,9 @@ class Mapping(mmap.mmap):
     :raises PermissionError: ``"r+"`` of a file opened for reading
     :raises ValueError: an unknown mode, an unaligned offset, an empty file, a window that is not within the
         file
-    :raises OverflowError: a negative offset or length, or one beyond the address space
-    :raises OSError: as open(2) and mmap(2)
+    :raises OverflowError: a negative offset or length, or one beyond ``sys.maxsize``
+    :raises TypeError: an offset or length that is no integer
+    :raises OSError: as open(2) and mmap(2); ENOMEM: more than the process has addresses or memory for
     """
 
     page_tables: PageTables
@@ -79,7 +80,7 @@ class Mapping(mmap.mmap):
         if mode not in ("r", "r+"):
             raise ValueError(f"mode must be 'r' or 'r+', not {mode!r}")
         check_asked(page_tables)
-        _source.check_window(offset, length)
+        offset, length = _source.check_window(offset, length, anonymous=file is None)
         if file is None:
             if length is None or offset:
                 raise ValueError("anonymous memory needs a length and has no offset")
@@ -120,23 +121,33 @@ class Mapping(mmap.mmap):
     @classmethod
     def _of(cls, fd: int, mode: Mode, offset: int, size: int, asked: Asked) -> Self:
         """Map a window of an open file."""
-        reason = None
-        self = None
-        if asked != "ordinary":
-            try:
-                self = cls._map_shared(fd, size, _PROT[mode], offset)
-            except UnsupportedError as error:
-                if asked == "shared":
-                    raise
-                reason = error.reason
-        granted: Granted = "shared"
-        if self is None:
-            self, granted = cls._map_plain(fd, size, _PROT[mode], offset, asked)
+        try:
+            self, granted, reason = cls._try(fd, mode, offset, size, asked)
+        except PermissionError as error:
+            if error.errno == errno.EACCES:
+                _source.check_access(fd, mode)
+            raise
         self.page_tables = PageTables(asked, granted, reason)
         self.mode = mode
         self.offset = offset
         self._faults = os.getpid(), _faults()
         return self
+
+    @classmethod
+    def _try(
+        cls, fd: int, mode: Mode, offset: int, size: int, asked: Asked
+    ) -> tuple[Self, Granted, str | None]:
+        """Map with shared tables, or else as is asked; what was granted, and why they are not shared."""
+        reason = None
+        if asked != "ordinary":
+            try:
+                return cls._map_shared(fd, size, _PROT[mode], offset), "shared", None
+            except UnsupportedError as error:
+                if asked == "shared":
+                    raise
+                reason = error.reason
+        self, granted = cls._map_plain(fd, size, _PROT[mode], offset, asked)
+        return self, granted, reason
 
     @classmethod
     def _map(cls, fd: int, size: int, prot: int, flags: int, offset: int) -> Self:
@@ -233,7 +244,18 @@ class Mapping(mmap.mmap):
 
         if mode not in _PROT:
             raise ValueError(f"mode must be 'none', 'r' or 'r+', not {mode!r}")
-        syscalls.mprotect(*self._range(offset, length), _PROT[mode])
+        try:
+            syscalls.mprotect(*self._range(offset, length), _PROT[mode])
+        except PermissionError as error:
+            if error.errno != errno.EACCES or self.mode == "r+":
+                raise
+            raise PermissionError(
+                errno.EACCES,
+                f"protect({mode!r}) needs a file that was opened for writing, and this mapping is of mode "
+                f"{self.mode!r}: map it with 'r+'"
+                # An ordinary mapping's protection is nobody else's, and may be lessened by any reader.
+                + ("" if mode == "r+" else ", or with page_tables='ordinary'"),
+            ) from None
 
     def advise(self, advice: str | int, offset: int = 0, length: int | None = None) -> None:
         """Tell the kernel how the memory will be used (madvise(2)).
@@ -356,6 +378,8 @@ class Mapping(mmap.mmap):
         :param beyond: a window that ends with the mapping ends where the kernel's mapping does
         """
         address = self.address
+        offset = _source.number("offset", offset)
+        length = None if length is None else _source.number("length", length)
         if offset % mmap.PAGESIZE:
             raise ValueError(f"offset must be a multiple of the page size, {mmap.PAGESIZE}, not {offset}")
         end = len(self) if length is None else offset + length

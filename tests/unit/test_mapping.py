@@ -12,10 +12,12 @@ import gc
 import io
 import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,7 +245,7 @@ def test_an_access_against_the_protection_is_a_segfault(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [GRANULE, 5000])
 def test_no_right_beyond_the_descriptor(tmp_path: Path, size: int) -> None:
     with ptshare.Mapping(make(tmp_path, size)) as mapping:
-        with pytest.raises(PermissionError):
+        with pytest.raises(PermissionError, match=r"this mapping is of mode 'r': map it with 'r\+'$"):
             mapping.protect("r+")
         with pytest.raises(TypeError):
             mapping[0] = 1
@@ -302,7 +304,7 @@ def test_files_that_cannot_be_mapped(tmp_path: Path, page_tables: ptshare.mappin
     empty, fifo = tmp_path / "empty", tmp_path / "fifo"
     empty.touch()
     os.mkfifo(fifo)
-    with pytest.raises(ValueError, match="cannot mmap an empty file"):
+    with pytest.raises(ValueError, match=r"cannot mmap an empty file; give it its size first \(os.truncate"):
         ptshare.Mapping(empty, page_tables=page_tables)
     with pytest.raises(IsADirectoryError):
         ptshare.Mapping(tmp_path, page_tables=page_tables)
@@ -327,6 +329,10 @@ def test_descriptors_that_cannot_be_mapped(tmp_path: Path, page_tables: ptshare.
         with pytest.raises(OSError, match=r".") as caught:
             ptshare.Mapping(closed, length=1, page_tables=page_tables)
         assert caught.value.errno == errno.EBADF
+    with pytest.raises(
+        OSError, match=r"-1 is no file descriptor; for anonymous memory.* give None and a len"
+    ):
+        ptshare.Mapping(-1, length=1, page_tables=page_tables)
     file = make(tmp_path, 5000).open("rb")
     file.close()
     with pytest.raises(ValueError, match="closed file"):
@@ -341,8 +347,36 @@ def test_descriptors_that_cannot_be_mapped(tmp_path: Path, page_tables: ptshare.
 def test_a_file_opened_for_reading_is_not_written(
     tmp_path: Path, page_tables: ptshare.mapping.Asked, size: int
 ) -> None:
-    with make(tmp_path, size).open("rb") as file, pytest.raises(PermissionError):
+    path = make(tmp_path, size)
+    with (
+        path.open("rb") as file,
+        pytest.raises(PermissionError, match=r"for reading only: .*'r\+b'.*mode 'r'$"),
+    ):
         ptshare.Mapping(file, "r+", page_tables=page_tables)
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        with pytest.raises(PermissionError, match=r"for writing only: open it with 'r\+b' \(O_RDWR\)$"):
+            ptshare.Mapping(fd, "r+", page_tables=page_tables)
+        with pytest.raises(PermissionError, match=r"for writing only: open it with 'rb'$"):
+            ptshare.Mapping(fd, page_tables=page_tables)
+    finally:
+        os.close(fd)
+
+
+def test_a_refusal_that_is_not_for_the_descriptor_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a security module's."""
+    denied = PermissionError(errno.EACCES, "denied")
+
+    def deny(*_: object) -> None:
+        raise denied
+
+    path = make(tmp_path, 10)
+    monkeypatch.setattr(ptshare.Mapping, "_map", deny)
+    with pytest.raises(PermissionError) as caught:
+        ptshare.Mapping(path, page_tables="ordinary")
+    assert caught.value is denied
 
 
 @pytest.mark.parametrize(
@@ -371,11 +405,29 @@ def test_windows_that_are_not_in_the_file(
         ptshare.Mapping(make(tmp_path, GRANULE), offset=offset, length=length, page_tables=page_tables)
 
 
+@pytest.mark.parametrize("value", ["5", 5.0, b"5", [5]])
+@pytest.mark.parametrize("name", ["offset", "length"])
+def test_windows_that_are_no_numbers(
+    tmp_path: Path, page_tables: ptshare.mapping.Asked, name: str, value: Any
+) -> None:
+    path = make(tmp_path, GRANULE)
+    with pytest.raises(TypeError, match=f"{name} must be an int, in bytes, not {re.escape(repr(value))}"):
+        ptshare.Mapping(path, page_tables=page_tables, **{name: value})
+    with pytest.raises(TypeError, match="offset must be an int, in bytes, not None"):
+        ptshare.Mapping(path, offset=None, page_tables=page_tables)  # type: ignore[arg-type]
+    with ptshare.Mapping(path, offset=np.int64(0), length=np.int64(5), page_tables=page_tables) as mapping:  # type: ignore[arg-type]
+        assert len(mapping) == 5
+
+
 def test_anonymous_memory_needs_a_length_that_fits(page_tables: ptshare.mapping.Asked) -> None:
     with pytest.raises(ValueError, match="needs a length"):
         ptshare.Mapping(None, "r+", page_tables=page_tables)
     with pytest.raises(ValueError, match="no offset"):
         ptshare.Mapping(None, "r+", offset=GRANULE, length=1, page_tables=page_tables)
+    with pytest.raises(ValueError, match=r"at least 1 byte$"):
+        ptshare.Mapping(None, "r+", length=0, page_tables=page_tables)
+    with pytest.raises(OverflowError, match=str(sys.maxsize)):
+        ptshare.Mapping(None, "r+", length=sys.maxsize + 1, page_tables=page_tables)
     for length in (1 << 62, (1 << 62) + 1, (1 << 63) - 1):
         with pytest.raises(OSError, match=r".") as caught:
             ptshare.Mapping(None, "r+", length=length, page_tables=page_tables)

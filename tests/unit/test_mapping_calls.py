@@ -11,7 +11,7 @@ import pytest
 
 import ptshare
 from mapping_fixtures import GRANULE, make
-from ptshare import report
+from ptshare import report, syscalls
 
 pytestmark = pytest.mark.usefixtures("nothing_leaked", "flag_taken")
 
@@ -130,6 +130,31 @@ def test_windows_that_are_not_in_the_mapping(call: str) -> None:
         for window in ((1, None), (0, 0), (0, 4 * PAGE + 1), (4 * PAGE, None), (-PAGE, PAGE), (PAGE, -1)):
             with pytest.raises(ValueError, match=r"must be a multiple|not within"):
                 method(*window)
+
+
+@pytest.mark.parametrize("call", ["advise", "lock", "unlock", "populate", "protect"])
+def test_windows_that_are_no_numbers(call: str) -> None:
+    with ptshare.Mapping(None, "r+", length=4 * PAGE) as mapping:
+        first = {"advise": ("normal",), "populate": (False,), "protect": ("r",)}.get(call, ())
+        method = getattr(mapping, call)
+        with pytest.raises(TypeError, match="offset must be an int, in bytes, not 'a'"):
+            method(*first, "a")
+        with pytest.raises(TypeError, match="offset must be an int, in bytes, not None"):
+            method(*first, None)
+        with pytest.raises(TypeError, match="length must be an int, in bytes, not '0'"):
+            method(*first, 0, "0")
+
+
+def test_protecting_what_only_readers_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader of shared tables may not even lessen what is allowed; an ordinary mapping's reader may."""
+
+    def deny(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "denied")
+
+    with ptshare.Mapping(None, "r", length=4 * PAGE) as mapping:
+        monkeypatch.setattr(syscalls, "mprotect", deny)
+        with pytest.raises(PermissionError, match=r"map it with 'r\+', or with page_tables='ordinary'$"):
+            mapping.protect("none")
 
 
 @pytest.mark.parametrize("size", [2 * GRANULE, GRANULE + 5000])
