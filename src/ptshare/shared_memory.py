@@ -9,6 +9,7 @@ from collections.abc import Callable
 from multiprocessing import resource_tracker
 from typing import Any
 
+from ptshare._source import number
 from ptshare.mapping import Mapping
 from ptshare.report import Asked, PageTables, Report
 
@@ -19,6 +20,12 @@ _DIRECTORY = "/dev/shm"
 
 #: Random names are as long as the standard library's, 14 characters with the slash.
 _PREFIX = "/pts_"
+
+#: Bytes of a file's name.
+_NAME_MAX = 255
+
+#: What the resource tracker is told are lines, their parts divided by colons.
+_UNTRACKABLE = frozenset(":\n")
 
 #: How the resource tracker of :mod:`multiprocessing` knows such memory.
 _KIND = "shared_memory"
@@ -32,7 +39,8 @@ class SharedMemory:
     A block appears under its name with its full size and all at once: whoever attaches finds no half-made
     one, and a process that is killed while it creates one leaves none.
 
-    :param name: of the block, without a slash; ``None``: a random one, for ``create`` only
+    :param name: of the block, without a slash; ``None``: a random one, for ``create`` only. With ``track``
+        ASCII without a colon or a line break, since the resource tracker writes and reads lines of such
     :param create: make a new block, else attach to one
     :param size: bytes of a new block; the kernel maps whole granules, :attr:`size` is what was asked for
     :param track: have multiprocessing's resource tracker unlink the block when the processes that it watches
@@ -40,7 +48,9 @@ class SharedMemory:
     :param page_tables: as :class:`ptshare.Mapping`
     :raises FileExistsError: ``create``, and there is a block of that name
     :raises FileNotFoundError: attach, and there is none
-    :raises ValueError: a size that is not positive, no name to attach to, an empty block
+    :raises TypeError: a name that is no str, a size that is no int
+    :raises ValueError: a size that is not positive, no name to attach to, one that cannot be tracked,
+        an empty block
     :raises OSError: as shm_open(3) and mmap(2)
     """
 
@@ -58,10 +68,13 @@ class SharedMemory:
         track: bool = True,
         page_tables: Asked = "auto",
     ) -> None:
+        size = number("'size'", size)
         if size < 0 or (create and size == 0):
             raise ValueError(f"'size' must be a positive number of bytes, not {size}")
         if name is None and not create:
             raise ValueError("'name' can only be None if create=True")
+        if name is not None:
+            _check_name(name, track)
         self._track = track
         if not create:
             assert name is not None
@@ -74,8 +87,6 @@ class SharedMemory:
             if track:
                 resource_tracker.register(self._name, _KIND)
             return
-        if name is not None:
-            _path(f"/{name}")
         # Without a name yet. It is linked to one when all is done that can fail.
         fd = os.open(_DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
@@ -171,13 +182,30 @@ def _attach(cls: type[SharedMemory], name: str, track: bool, page_tables: Asked)
     return cls(name, track=track, page_tables=page_tables)
 
 
-def _path(name: str) -> str:
-    """The file of a block, ``name`` with its slash.
+def _check_name(name: str, track: bool) -> None:
+    """Refuse what can be no name.
 
-    :raises OSError: EINVAL: there can be no block of that name
+    :raises TypeError: no str
+    :raises OSError: EINVAL, ENAMETOOLONG: there can be no block of that name
+    :raises ValueError: a null character, or what the resource tracker would not understand
     """
-    if name == "/" or "/" in name[1:]:
-        raise OSError(errno.EINVAL, "a name must have at least one character and no slash", name[1:])
+    if not isinstance(name, str):
+        raise TypeError(f"'name' must be a str or None, not {name!r}")
+    if not name or "/" in name:
+        raise OSError(errno.EINVAL, "a name must have at least one character and no slash", name)
+    if "\0" in name:
+        raise ValueError(f"'name' must be without an embedded null character, not {name!r}")
+    if len(os.fsencode(name)) > _NAME_MAX:
+        raise OSError(errno.ENAMETOOLONG, f"a name must have at most {_NAME_MAX} bytes", name)
+    if track and (not name.isascii() or not _UNTRACKABLE.isdisjoint(name)):
+        raise ValueError(
+            f"'name' must be ASCII without ':' and line breaks for multiprocessing's resource tracker, not "
+            f"{name!r}; choose another name, or give track=False and unlink the block yourself"
+        )
+
+
+def _path(name: str) -> str:
+    """The file of a block, ``name`` with its slash."""
     return _DIRECTORY + name
 
 

@@ -7,6 +7,7 @@ import errno
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing import shared_memory as standard
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,7 +150,10 @@ def test_to_another_process(block: ptshare.SharedMemory, method: str) -> None:
         ({"name": "", "create": True, "size": 1}, OSError),
         ({"name": "", "create": False}, OSError),
         ({"name": "x" * 256, "create": True, "size": 1}, OSError),
+        ({"name": "x" * 600, "create": True, "size": 1}, OSError),
+        ({"name": "\u00e9" * 128, "create": True, "size": 1, "track": False}, OSError),
         ({"name": "a\0b"}, ValueError),
+        ({"name": "a\0b", "create": True, "size": 1}, ValueError),
         ({"create": True, "size": 1 << 62}, OSError),
         ({"create": True, "size": 1 << 63}, OverflowError),
         ({"create": True, "size": 8, "page_tables": "huge"}, ValueError),
@@ -157,6 +162,37 @@ def test_to_another_process(block: ptshare.SharedMemory, method: str) -> None:
 def test_what_cannot_be(arguments: dict[str, object], error: type[Exception]) -> None:
     with pytest.raises(error, match=r"."):
         ptshare.SharedMemory(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize("name", [5, b"ptshare-test", Path("ptshare-test")])
+def test_a_name_that_is_no_string(name: Any, create: bool) -> None:
+    with pytest.raises(TypeError, match=f"'name' must be a str or None, not {re.escape(repr(name))}"):
+        ptshare.SharedMemory(name, create=create, size=10)
+
+
+@pytest.mark.parametrize("size", ["5", 5.5, None])
+def test_a_size_that_is_no_integer(size: Any) -> None:
+    with pytest.raises(TypeError, match=f"'size' must be an int, in bytes, not {size!r}"):
+        ptshare.SharedMemory(create=True, size=size)
+
+
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize("name", ["ptshare\ntest", "ptshare:test", "ptshare-t\u00e9st", "ptshare-\udc80"])
+def test_a_name_that_the_tracker_would_not_understand(name: str, create: bool) -> None:
+    if not create:
+        (SHM / name).write_bytes(b"x")
+    try:
+        with pytest.raises(ValueError, match=r"resource tracker, not .*; choose another .* track=False"):
+            ptshare.SharedMemory(name, create=create, size=10)
+    finally:
+        (SHM / name).unlink(missing_ok=True)
+    block = ptshare.SharedMemory(name, create=True, size=10, track=False)
+    again = ptshare.SharedMemory(name, track=False)
+    assert again.name == name
+    again.close()
+    block.close()
+    block.unlink()
 
 
 def test_a_name_that_is_taken(block: ptshare.SharedMemory) -> None:
