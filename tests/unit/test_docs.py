@@ -30,6 +30,12 @@ def test_named_tests(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_nothing_is_installed_from_an_index(page: Path) -> None:
+    """The package is in none: a name would install nothing, or somebody else's package."""
+    assert re.findall(r"pip install (?:-\S+ )*['\"]?ptshare\b.*", page.read_text()) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_named_places(page: Path) -> None:
     """Paths of the repository in backticks."""
     named = re.findall(

@@ -29,7 +29,7 @@ def draw(audit: Audit, suffix: str) -> bytes:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError(
-            "a plot needs matplotlib, which is not installed: pip install 'ptshare[plot]'"
+            "a plot needs matplotlib, which is not installed; in a checkout of ptshare: pip install '.[plot]'"
         ) from None
     figure = Figure(figsize=(10, 6), layout="constrained")
     _bars(audit, figure)

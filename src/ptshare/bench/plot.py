@@ -50,7 +50,7 @@ def draw(results: Results) -> bytes:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError(
-            "a plot needs matplotlib, which is not installed: pip install 'ptshare[plot]'"
+            "a plot needs matplotlib, which is not installed; in a checkout of ptshare: pip install '.[plot]'"
         ) from None
     asked = [question for question in QUESTIONS if results.of(question)]
     sizes = [len(results.of(question)) for question in asked]

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         from ptshare.conform.search import search
     except ImportError:
-        _say("hypothesis is not installed; pip install 'ptshare[lab]'")
+        _say("hypothesis is not installed; in a checkout of ptshare: pip install '.[lab]'")
         return 2
     from ptshare.conform.agents import AgentError
     from ptshare.conform.link import LabKernel

@@ -216,8 +216,8 @@ def _draw(region: Region, processes: int, levels: Levels, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise PlanError(
-            "wanted matplotlib for --plot, found none; install it: pip install 'ptshare[plot]', "
-            "or pip install 'matplotlib>=3.7'"
+            "wanted matplotlib for --plot, found none; install it: pip install 'matplotlib>=3.7', "
+            "or pip install '.[plot]' in a checkout of ptshare"
         ) from None
 
     steps = plan.process_steps(processes)

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in ("textual", "rich"):
                 raise
-            return _fail(f"{error.name} is not installed: pip install 'ptshare[top]'")
+            return _fail(f"{error.name} is not installed; in a checkout of ptshare: pip install '.[top]'")
         from ptshare.audit.collect import Scope
 
         app = Top(Scope(args.pid, args.user, args.cgroup, args.commands), args.delay)

@@ -112,7 +112,7 @@ def command(machine: Machine) -> list[str]:
     try:
         from virtme import architectures, qemu_helpers
     except ImportError:
-        raise LabError("virtme-ng is not installed; install it with: pip install 'ptshare[lab]'") from None
+        raise LabError("virtme-ng is not installed; in a checkout of ptshare: pip install '.[lab]'") from None
     if platform.machine() != "x86_64":
         raise LabError(f"the lab needs an x86-64 host; this is {platform.machine()}")
     arch = architectures.get("x86_64")

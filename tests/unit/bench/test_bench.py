@@ -2,6 +2,7 @@
 """What the benchmarks ask for, and what is reckoned from figures."""
 
 import json
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -250,3 +251,9 @@ def test_parity_asks_ordinary_mappings_on_both_kernels(
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("parity")]
     assert len(rows) == 2 * 7 + 2 * 2
     assert all(row.endswith("MISSED" if status else "reached") for row in rows)
+
+
+def test_no_picture_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"in a checkout of ptshare: pip install '\.\[plot\]'$"):
+        draw(WARM)

@@ -120,7 +120,7 @@ def test_without_matplotlib(workers: list[str], tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
-    assert "pip install 'ptshare[plot]'" in result.stderr
+    assert "pip install '.[plot]'" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -104,4 +104,4 @@ def test_a_guest_that_does_not_start(
 def test_without_hypothesis(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "ptshare.conform.search", None)
     assert main(["conform"]) == 2
-    assert "pip install 'ptshare[lab]'" in capsys.readouterr().err
+    assert "in a checkout of ptshare: pip install '.[lab]'" in capsys.readouterr().err

@@ -176,7 +176,7 @@ def test_without_matplotlib_the_line_says_how_to_have_it(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert "pip install 'ptshare[plot]'" in err
+    assert "pip install '.[plot]' in a checkout" in err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -194,7 +194,7 @@ def test_without_textual(
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(builtins, "__import__", without)
     assert cli.main(["top"]) == 2
-    assert "is not installed: pip install 'ptshare[top]'" in capsys.readouterr().err
+    assert "is not installed; in a checkout of ptshare: pip install '.[top]'" in capsys.readouterr().err
 
 
 def test_a_terminal_of_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

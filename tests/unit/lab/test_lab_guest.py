@@ -3,6 +3,7 @@
 here.
 """
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,12 @@ def test_the_scratch_disk_is_sparse_and_leaves_no_file(fake_path: FakePath, cach
         run_guest(["true"], image=IMAGE)
     (run,) = (cache_directory / "runs").iterdir()
     assert sorted(file.name for file in run.iterdir()) == ["console.log", "qemu.log"]
+
+
+def test_without_virtme(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "virtme", None)
+    with pytest.raises(LabError, match=r"in a checkout of ptshare: pip install '\.\[lab\]'$"):
+        machine.command(machine.Machine(Path("bz"), 2 << 30, 4, False, Path("c")))
 
 
 @pytest.mark.usefixtures("fake_path")
