@@ -29,6 +29,17 @@ def test_named_tests(page: Path) -> None:
     assert missing == []
 
 
+def test_the_manual_page_has_the_reasons_of_the_contract() -> None:
+    """Those that a reader would take for a kernel without the feature, or for a mistake of his own."""
+    page = (ROOT / "docs/man/map_shared_pt.2").read_text()
+    errors = page[page.index(".SH ERRORS") : page.index(".SH FILES")]
+    (mprotect,) = re.findall(r"^EACCES\tmprotect\tT{\n(.*?)^T}", errors, re.DOTALL | re.MULTILINE)
+    assert "executable" in mprotect
+    assert "PR_SET_MDWE" in mprotect
+    unsupported = re.findall(r"^EOPNOTSUPP\tmmap\tT{\n(.*?)^T}", errors, re.DOTALL | re.MULTILINE)
+    assert any("MAP_FIXED_NOREPLACE" in row and "MAP_SHARED_VALIDATE" in row for row in unsupported)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_nothing_is_installed_from_an_index(page: Path) -> None:
     """The package is in none: a name would install nothing, or somebody else's package."""
