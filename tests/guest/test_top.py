@@ -10,6 +10,11 @@ from ptshare.syscalls import GRANULE, SHARED_PT
 from terminal import TOP, Terminal, shown
 
 
+def rows(terminal: Terminal, pids: list[int]) -> list[str]:
+    """The lines of these processes, if it shows processes."""
+    return [line for line in terminal.lines[6:] if line.startswith(tuple(f"{pid:7} " for pid in pids))]
+
+
 def test_what_is_shared() -> None:
     size = 16 * GRANULE
     with memory(size) as fd, children(*[partial(mapped, fd, size, range(16), flags=SHARED_PT)] * 3) as pids:
@@ -18,13 +23,12 @@ def test_what_is_shared() -> None:
         with closing(Terminal([*TOP, *who, "--delay", "1"], width=120)) as terminal:
             terminal.until(shown(terminal))
             # Of three tables for each granule, two are saved.
-            assert f"saved now {2 * 16 * 4} KiB" in terminal.lines[2]
+            terminal.until(lambda: f"saved now {2 * 16 * 4} KiB" in terminal.lines[2])
             terminal.type("\t")
-            terminal.until(lambda: terminal.lines[5].startswith("    PID USER"))
+            terminal.until(lambda: len(rows(terminal, pids)) == 3)
+            assert terminal.lines[5].startswith("    PID USER")
             column = terminal.lines[5].index("SHARED") + len("SHARED")
-            for pid in pids:
-                (line,) = (line for line in terminal.lines[6:] if line.startswith(f"{pid:7} "))
-                assert line[:column].split()[-1] == f"{size >> 20}M"
+            assert {row[:column].split()[-1] for row in rows(terminal, pids)} == {f"{size >> 20}M"}
             terminal.type("q")
             assert terminal.ends() == 0
             assert terminal.restored()
