@@ -83,6 +83,6 @@ def _like(stream: TextIO) -> TextIO:
         io.BufferedWriter(_Raw(stream.fileno())),
         encoding=stream.encoding,
         errors=stream.errors,
-        line_buffering=stream.line_buffering,  # type: ignore[arg-type]
+        line_buffering=bool(stream.line_buffering),
         write_through=getattr(stream, "write_through", False),
     )
