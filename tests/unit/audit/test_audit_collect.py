@@ -279,7 +279,7 @@ def test_which_processes() -> None:
 
 
 def test_a_process_that_ends_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = subprocess.Popen(["true"])
+    ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     found = audit([ended.pid])
     assert (found.processes, found.vanished) == ([], Unread("ended meanwhile", 1, [str(ended.pid)]))

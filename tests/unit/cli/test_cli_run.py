@@ -49,7 +49,7 @@ def test_it_is_the_same_process() -> None:
 @pytest.mark.parametrize(
     ("command", "status"),
     [
-        (["true"], 0),
+        (["sh", "-c", ":"], 0),
         (["sh", "-c", "exit 77"], 77),
         (["sh", "-c", "kill -9 $$"], -9),
         (["ptshare-no-such-program"], 127),
@@ -154,10 +154,10 @@ def test_signals_are_forwarded(number: signal.Signals) -> None:
 
 def test_the_report_says_why_nothing_was_shared(tmp_path: Path) -> None:
     path = tmp_path / "report"
-    result = run(f"--report={path}", "--", "true")
+    result = run(f"--report={path}", "--", "sh", "-c", ":")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert path.read_text() == "ptshare run: nothing was shared: this kernel does not have MAP_SHARED_PT\n"
-    data = json.loads(run("--json", "--", "true").stderr)
+    data = json.loads(run("--json", "--", "sh", "-c", ":").stderr)
     assert data["not_shared_because"] == "this kernel does not have MAP_SHARED_PT"
 
 
@@ -173,11 +173,15 @@ def test_the_word_after_report_is_the_program(option: str, between: list[str], t
     assert program.read_text().endswith("echo ran\n")
 
 
-def test_a_file_that_is_a_word_of_its_own() -> None:
+def test_a_file_that_is_a_word_of_its_own(tmp_path: Path) -> None:
     """It is neither written nor run."""
-    result = run("--report", "/bin/true", "--", "echo", "ran")
+    # The test's own file: a command line that is wrong here writes to it.
+    file = tmp_path / "file"
+    file.write_text("kept")
+    result = run("--report", str(file), "--", "echo", "ran")
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.endswith("found '/bin/true'; a file is --report=/bin/true\n")
+    assert result.stderr.endswith(f"found '{file}'; a file is --report={file}\n")
+    assert file.read_text() == "kept"
 
 
 def test_the_word_of_a_program_stays_its_own() -> None:
@@ -195,7 +199,7 @@ def test_a_report_that_cannot_be_written_changes_no_status(options: list[str]) -
 
 
 def test_nothing_is_left_in_the_directory_for_temporary_files(tmp_path: Path) -> None:
-    run("--report", "--", "true", env={"TMPDIR": str(tmp_path)})
+    run("--report", "--", "sh", "-c", ":", env={"TMPDIR": str(tmp_path)})
     with subprocess.Popen(
         [*COMMAND, "--report", "--", "sleep", "60"], env={**os.environ, "TMPDIR": str(tmp_path)}
     ) as process:
