@@ -43,6 +43,11 @@ def frames(addr: int, length: int, pid: int | str = "self") -> list[int]:
     return [each & FRAME for each in found]
 
 
+def present(addr: int, length: int, pid: int | str = "self") -> int:
+    """How many pages of a range are present."""
+    return sum(bool(each & PRESENT) for each in entries(addr, length, pid))
+
+
 def mapped(frames: Iterable[int]) -> list[int]:
     """How often page tables map each frame: /proc/kpagecount."""
     return [_number("/proc/kpagecount", number) for number in frames]

@@ -23,7 +23,7 @@ from settings import write
 from ptshare import counters
 from ptshare.syscalls import checked, libc
 
-MADV_DONTNEED, MADV_COLD, MADV_PAGEOUT = 4, 20, 21
+MADV_DONTNEED, MADV_COLD, MADV_PAGEOUT, MADV_POPULATE_READ = 4, 20, 21, 22
 
 
 def present(found: Iterable[int | None]) -> list[int]:

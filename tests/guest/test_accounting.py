@@ -141,6 +141,11 @@ def test_rollup_shares_nobodys_huge_page() -> None:
         assert kib <= _rollup(pid)["Pss_Anon"] - before["Pss_Anon"] <= kib + 1024
 
 
+def _resident_of_stat(pid: int) -> int:
+    """Of /proc/PID/stat, pages: field 24; the second one may have spaces in it."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[24 - 3])
+
+
 def test_resident_memory_of_status_and_statm(tmpfs: Path, ext4: Path) -> None:
     """VmRSS counts what is linked by whole granules, as RssShmem or RssFile, and nothing once unmapped."""
     for directory, name, other in ((tmpfs, "RssShmem", "RssFile"), (ext4, "RssFile", "RssShmem")):
@@ -164,6 +169,7 @@ def test_resident_memory_of_status_and_statm(tmpfs: Path, ext4: Path) -> None:
             now = [int(each) for each in Path(f"/proc/{pid}/statm").read_text().split()]
             assert kib // 4 <= now[1] - statm[1] <= kib // 4 + 256
             assert now[2] - statm[2] >= kib // 4
+            assert abs(_resident_of_stat(pid) - now[1]) <= 256
             last = _status(name, pid)
             agents.do(0, "munmap", at, 3 * GRANULE)
             assert 0 <= _status(name, pid) - (last - (3 * GRANULE >> 10)) <= own

@@ -11,6 +11,7 @@ import pytest
 from agents import Agents
 from calls import GIB, GRANULE, MAP_FIXED, PAGE, RW, SHARED_PT, SPARSELY, R
 from cgroups import group
+from paging import MADV_POPULATE_READ
 
 from held import sharing
 from ptshare import counters
@@ -150,6 +151,25 @@ def test_past_the_end_of_the_file(directory: Path) -> None:
             assert calls.peek(at) == 0
             os.ftruncate(fd, 2 * GRANULE)
             assert signal_of(calls.touch, at, 2 * GRANULE) == 0
+    finally:
+        os.close(fd)
+
+
+def test_no_tables_beyond_the_end_of_the_file(directory: Path) -> None:
+    """They would stay for as long as anybody has the file mapped."""
+    path = directory / "file"
+    path.write_bytes(bytes(PAGE))
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        with calls.mapped(GRANULE, R, SHARED_PT, fd) as at:
+            calls.touch(at, PAGE)
+            before = sharing().tables
+            for offset in (GRANULE, GIB, 600 * GIB):
+                with calls.mapped(GRANULE, R, SHARED_PT, fd, offset) as beyond:
+                    assert calls.peek(beyond) is None
+                    assert calls.error_of(calls.madvise, beyond, PAGE, MADV_POPULATE_READ) == "EFAULT"
+            assert calls.peek(at + PAGE) is None
+            assert sharing().tables == before
     finally:
         os.close(fd)
 

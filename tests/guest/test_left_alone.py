@@ -17,6 +17,7 @@ import pytest
 import raw
 from agents import Agents
 from calls import GRANULE, MAP_FIXED, MAP_SHARED, PAGE, RW, SHARED_PT
+from files import opened
 from onlookers import PAGES, SIZE, Onlookers, eventually, noted
 from paging import drain
 from settings import setting, write
@@ -230,8 +231,11 @@ def test_guests_are_not_merged() -> None:
 
 
 @contextmanager
-def damon(pid: int, areas: list[int]) -> Iterator[None]:
-    """DAMON samples some areas of a process, each SIZE long, for a while."""
+def damon(pid: int, areas: list[int], idle: str = "") -> Iterator[None]:
+    """DAMON samples some areas of a process, each SIZE long, for a while.
+
+    :param idle: what it does to those of which it sees no access
+    """
     admin = Path("/sys/kernel/mm/damon/admin/kdamonds")
     context = admin / "0/contexts/0"
     try:
@@ -246,6 +250,11 @@ def damon(pid: int, areas: list[int]) -> Iterator[None]:
         for number, at in enumerate(sorted(areas)):
             write(context / f"targets/0/regions/{number}/start", str(at))
             write(context / f"targets/0/regions/{number}/end", str(at + SIZE))
+        if idle:
+            write(context / "schemes/nr_schemes", "1")
+            write(context / "schemes/0/action", idle)
+            for name, most in (("sz", str(SIZE)), ("nr_accesses", "0"), ("age", "1000000")):
+                write(context / f"schemes/0/access_pattern/{name}/max", most)
         write(admin / "0/state", "on")
         yield
         write(admin / "0/state", "off")
@@ -264,3 +273,20 @@ def test_damon_leaves_guests_alone() -> None:
             with damon(them.pid(1), areas):
                 assert eventually(lambda: pagebits.flagged(ordinary, pagebits.IDLE) >= PAGES // 10)
             assert pagebits.flagged(guest, pagebits.IDLE) == 0
+
+
+def test_damon_finds_no_guest_idle(ext4: Path) -> None:
+    """What it does to idle memory of a process, it does not to what is everybody's."""
+    paths = [ext4 / "ordinary", ext4 / "guest"]
+    for path in paths:
+        path.write_bytes(bytes(SIZE))
+    os.sync()
+    with opened(paths[0]) as other, opened(paths[1]) as fd, Onlookers(2) as them:
+        areas = [them.do(1, "mmap", SIZE, RW, *how) for how in ((MAP_SHARED, other), (SHARED_PT, fd))]
+        for at in areas:
+            them.do(1, "touch", at, SIZE)
+        ordinary, guest = areas
+        drain()
+        with damon(them.pid(1), areas, idle="pageout"):
+            assert eventually(lambda: pagebits.present(ordinary, SIZE, them.pid(1)) < PAGES // 2)
+        assert pagebits.present(guest, SIZE, them.pid(1)) == PAGES

@@ -8,6 +8,7 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import calls
@@ -17,6 +18,7 @@ from files import opened
 from paging import (
     DIRTY,
     MADV_PAGEOUT,
+    MADV_POPULATE_READ,
     Pagers,
     Tally,
     drop_caches,
@@ -279,8 +281,14 @@ def forked(act: Callable[[], object]) -> int:
     return pid
 
 
+def ended(pid: int) -> bool:
+    return os.waitpid(pid, os.WNOHANG)[0] == pid
+
+
 def test_who_waits_behind_a_frozen_file_system_can_be_killed(ext4: Path) -> None:
-    """A store waits for the thaw, a change of protection for the store, and a load for the change."""
+    """A store waits for the thaw, a change of protection for the store; for the change a load of a page that
+    the tables do not have, and get_user_pages() of one that they have.
+    """
     with on_disk(ext4) as (fd, _), calls.mapped(GRANULE, RW, SHARED_PT, fd) as at:
         # The page is there, but not in the tables.
         os.pread(fd, GRANULE, 0)
@@ -291,9 +299,11 @@ def test_who_waits_behind_a_frozen_file_system_can_be_killed(ext4: Path) -> None
             pids.append(forked(lambda: calls.store(at, PAGE)))
             pids.append(forked(lambda: calls.mprotect(at + GRANULE - PAGE, PAGE, calls.R)))
             pids.append(forked(lambda: calls.touch(at + GRANULE // 2, PAGE)))
-            os.kill(pids[2], signal.SIGKILL)
-            assert settles(lambda: os.waitpid(pids[2], os.WNOHANG)[0], pids[2], 20)
-            pids.pop()
+            pids.append(forked(lambda: calls.madvise(at, PAGE, MADV_POPULATE_READ)))
+            for _ in range(2):
+                killed = pids.pop()
+                os.kill(killed, signal.SIGKILL)
+                assert settles(partial(ended, killed), True, 20)
             assert [waits(pid) for pid in pids] == [True, True]
         finally:
             subprocess.run(["fsfreeze", "--unfreeze", str(ext4)], check=True)

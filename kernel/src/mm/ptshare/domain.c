@@ -160,7 +160,7 @@ static struct ptshare_domain *ptshare_alloc_domain(struct vm_area_struct *guest)
 	spin_lock_init(&domain->lock);
 	INIT_LIST_HEAD(&domain->guests);
 	init_rwsem(&domain->windows);
-	INIT_LIST_HEAD(&domain->listeners);
+	INIT_LIST_HEAD(&domain->watched);
 
 	mmap_write_lock(domain->host);
 	error = __mmu_notifier_register(&domain->flush_mn, domain->host);
@@ -307,7 +307,7 @@ static void ptshare_add_guest(struct ptshare_domain *domain,
 	/* The lender was closed when this one was on its way. */
 	borrow = list_empty(&domain->guests) && vma->vm_file != domain->file;
 	list_add_tail(&vma->ptshare_node, &domain->guests);
-	INIT_LIST_HEAD(&vma->ptshare_listener);
+	INIT_LIST_HEAD(&vma->ptshare_watched);
 	spin_unlock(&domain->lock);
 	atomic_long_inc(&ptshare_nr_guests);
 	trace_ptshare_attach(vma, domain->host);
@@ -315,8 +315,8 @@ static void ptshare_add_guest(struct ptshare_domain *domain,
 	if (borrow)
 		ptshare_borrow_file(domain);
 	arch_ptshare_start(vma->vm_mm);
-	if (mm_has_notifiers(vma->vm_mm))
-		ptshare_listen(vma);
+	if ((vma->vm_flags & VM_LOCKED) || mm_has_notifiers(vma->vm_mm))
+		ptshare_watch(vma, true);
 }
 
 /* fork, or a split or move of a guest. */
@@ -338,8 +338,8 @@ static void ptshare_guest_close(struct vm_area_struct *vma)
 	bool borrow;
 
 	trace_ptshare_detach(vma, domain->host);
-	if (!list_empty(&vma->ptshare_listener))
-		ptshare_stop_listening(vma);
+	if (!list_empty(&vma->ptshare_watched))
+		ptshare_watch(vma, false);
 
 	spin_lock(&domain->lock);
 	list_del(&vma->ptshare_node);
@@ -460,8 +460,7 @@ int ptshare_attach(struct vm_area_struct *vma)
 
 static unsigned long ptshare_host_pages(struct mm_struct *host)
 {
-	return get_mm_rss(host) + get_mm_counter(host, MM_SWAPENTS) +
-	       (mm_pgtables_bytes(host) >> PAGE_SHIFT);
+	return get_mm_rss(host) + (mm_pgtables_bytes(host) >> PAGE_SHIFT);
 }
 
 /* For sysfs: what is held at this moment, by all domains together. */
@@ -484,8 +483,9 @@ void ptshare_count(struct ptshare_counts *counts)
  * ptshare_oom_pages - what the OOM killer counts for memory under shared tables
  * @mm: the mm of a process; its task is locked, so that this must not sleep
  *
- * Pages, swap and tables of a host, which no process owns. Each guest answers
- * for an equal share, also if it has linked none of them.
+ * Pages and tables of a host, which no process owns. Each guest answers for an
+ * equal share, also if it has linked none of them. Swap is not among them: that
+ * of a file counts for no process, however it is mapped.
  *
  * Return: a number of pages; 0 if @mm is being changed at this moment.
  */
@@ -501,8 +501,8 @@ unsigned long ptshare_oom_pages(struct mm_struct *mm)
 		struct ptshare_domain *domain = vma_ptshare_domain(vma);
 
 		if (domain)
-			pages += ptshare_host_pages(domain->host) /
-				 refcount_read(&domain->guests_ref);
+			pages += DIV_ROUND_UP(ptshare_host_pages(domain->host),
+					      refcount_read(&domain->guests_ref));
 	}
 	mmap_read_unlock(mm);
 	return pages;

@@ -9,6 +9,7 @@
  */
 
 #include <linux/memcontrol.h>
+#include <linux/pagemap.h>
 #include <linux/pgalloc.h>
 #include <linux/ptshare.h>
 #include <linux/sched/signal.h>
@@ -306,6 +307,30 @@ void ptshare_link_warm(struct vm_area_struct *vma, unsigned long start,
 }
 
 /*
+ * Is the address beyond the file's end? The two ->fault()s that go by the size
+ * that is known here would say so, too, but only when there are tables for it,
+ * which in a host stay as long as there is any guest.
+ */
+static bool ptshare_beyond_end(struct vm_area_struct *vma, unsigned long haddr)
+{
+	struct address_space *mapping = vma->vm_file->f_mapping;
+
+	if (vma->vm_ops->fault != filemap_fault && !shmem_mapping(mapping))
+		return false;
+	return linear_page_index(vma, haddr) >=
+	       DIV_ROUND_UP(i_size_read(mapping->host), PAGE_SIZE);
+}
+
+/* Why a fault is not even tried: VM_FAULT_SIGSEGV or VM_FAULT_SIGBUS; or 0. */
+static vm_fault_t ptshare_refusal(struct vm_area_struct *vma,
+				  unsigned long haddr, unsigned int flags)
+{
+	if (!ptshare_access_ok(vma->vm_flags, flags))
+		return VM_FAULT_SIGSEGV;
+	return ptshare_beyond_end(vma, haddr) ? VM_FAULT_SIGBUS : 0;
+}
+
+/*
  * Run the ordinary fault on the host's VMA, under its VMA lock. VM_FAULT_RETRY
  * if that could not be had or did not do; nothing is locked then either.
  */
@@ -322,11 +347,8 @@ static vm_fault_t ptshare_host_fault_vma(struct mm_struct *host,
 	vma = lock_vma_under_rcu(host, haddr);
 	if (!vma)
 		return VM_FAULT_RETRY;
-	if (!ptshare_access_ok(vma->vm_flags, flags)) {
-		vma_end_read(vma);
-		return VM_FAULT_SIGSEGV;
-	}
-	ret = __handle_mm_fault(vma, haddr, flags | FAULT_FLAG_VMA_LOCK);
+	ret = ptshare_refusal(vma, haddr, flags) ?:
+	      __handle_mm_fault(vma, haddr, flags | FAULT_FLAG_VMA_LOCK);
 	if (!(ret & (VM_FAULT_RETRY | VM_FAULT_COMPLETED)))
 		vma_end_read(vma);
 	return ret;
@@ -358,7 +380,9 @@ static vm_fault_t ptshare_host_fault_mmap(struct mm_struct *host,
 	if (!ptshare_lock_host(host, flags))
 		return VM_FAULT_RETRY;
 	vma = ptshare_host_vma(host, haddr);
-	if (vma && ptshare_access_ok(vma->vm_flags, flags)) {
+	if (vma)
+		ret = ptshare_refusal(vma, haddr, flags);
+	if (!ret) {
 		ret = __handle_mm_fault(vma, haddr, flags);
 		unlocked = (ret & VM_FAULT_COMPLETED) ||
 			   ((ret & VM_FAULT_RETRY) &&
@@ -443,6 +467,26 @@ vm_fault_t ptshare_fault(struct vm_area_struct *vma, unsigned long addr,
 	return ret | ptshare_link(vma, addr, haddr);
 }
 
+/* The guest's flags with the rights of the host's VMA, and how far they reach. */
+static vm_flags_t ptshare_segment_locked(struct vm_area_struct *vma,
+					 unsigned long addr,
+					 unsigned long *start,
+					 unsigned long *end)
+{
+	struct mm_struct *host = vma_ptshare_domain(vma)->host;
+	unsigned long haddr = ptshare_host_addr(vma, addr);
+	vm_flags_t flags = vma->vm_flags & ~VM_ACCESS_FLAGS;
+	struct vm_area_struct *host_vma = ptshare_host_vma(host, haddr);
+
+	if (WARN_ON_ONCE(!host_vma))
+		return flags;
+	if (haddr - host_vma->vm_start < addr - *start)
+		*start = addr - (haddr - host_vma->vm_start);
+	if (host_vma->vm_end - haddr < *end - addr)
+		*end = addr + (host_vma->vm_end - haddr);
+	return flags | (host_vma->vm_flags & VM_ACCESS_FLAGS);
+}
+
 /**
  * ptshare_segment - the protection in force around an address of a guest
  * @vma: the guest; its mm's mmap_lock is held
@@ -456,19 +500,10 @@ vm_flags_t ptshare_segment(struct vm_area_struct *vma, unsigned long addr,
 			   unsigned long *start, unsigned long *end)
 {
 	struct mm_struct *host = vma_ptshare_domain(vma)->host;
-	unsigned long haddr = ptshare_host_addr(vma, addr);
-	vm_flags_t flags = vma->vm_flags & ~VM_ACCESS_FLAGS;
-	struct vm_area_struct *host_vma;
+	vm_flags_t flags;
 
 	mmap_read_lock(host);
-	host_vma = ptshare_host_vma(host, haddr);
-	if (!WARN_ON_ONCE(!host_vma)) {
-		flags |= host_vma->vm_flags & VM_ACCESS_FLAGS;
-		if (haddr - host_vma->vm_start < addr - *start)
-			*start = addr - (haddr - host_vma->vm_start);
-		if (host_vma->vm_end - haddr < *end - addr)
-			*end = addr + (host_vma->vm_end - haddr);
-	}
+	flags = ptshare_segment_locked(vma, addr, start, end);
 	mmap_read_unlock(host);
 	return flags;
 }
@@ -482,13 +517,25 @@ vm_flags_t ptshare_segment(struct vm_area_struct *vma, unsigned long addr,
  *
  * check_vma_flags() for the protection in force.
  *
- * Return: 0, or -EFAULT.
+ * Return: 0; -EFAULT if it may not; -EINTR if the task was killed while it
+ * waited; -EBUSY if it would have to wait, and FOLL_NOWAIT forbids it.
  */
 int ptshare_gup_check(struct vm_area_struct *vma, unsigned long addr,
 		      unsigned int gup_flags, unsigned long *checked)
 {
+	struct mm_struct *host = vma_ptshare_domain(vma)->host;
 	unsigned long start = vma->vm_start, end = vma->vm_end;
-	vm_flags_t flags = ptshare_segment(vma, addr, &start, &end);
+	vm_flags_t flags;
+
+	/* A writer may have it as long as a store waits for a disk. */
+	if (gup_flags & FOLL_NOWAIT) {
+		if (!mmap_read_trylock(host))
+			return -EBUSY;
+	} else if (mmap_read_lock_killable(host)) {
+		return -EINTR;
+	}
+	flags = ptshare_segment_locked(vma, addr, &start, &end);
+	mmap_read_unlock(host);
 
 	*checked = end;
 	/* FOLL_FORCE never wrote to a shared mapping. */

@@ -245,13 +245,14 @@ static void ptshare_carry_pages(const struct ptshare_carry *carry,
 		unsigned long haddr = ptshare_host_addr(vma, carry->start) +
 				      (nr << PAGE_SHIFT);
 
+		cond_resched();
+		if (fatal_signal_pending(current))
+			break;
 		if (ptshare_pte_permits(host, haddr, 0))
 			continue;
 		/* Without FAULT_FLAG_ALLOW_RETRY no lock is dropped. */
-		if (ptshare_host_fault(host, haddr, 0) & VM_FAULT_ERROR ||
-		    fatal_signal_pending(current))
+		if (ptshare_host_fault(host, haddr, 0) & VM_FAULT_ERROR)
 			break;
-		cond_resched();
 	}
 }
 

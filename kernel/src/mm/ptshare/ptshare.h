@@ -45,11 +45,11 @@
  * @lock: protects the lists, and @file together with the host's mmap_lock
  * @guests: the guest VMAs, through vm_area_struct.ptshare_node
  * @file: what the host's VMAs have open, always borrowed from a live guest
- * @windows: held for writing to add and remove listeners, to set and clear
- *           VM_LOCKED of guests, and to change the windows of either; not by
- *           MREMAP_DONTUNMAP, whose new guest has the old one's window locked
- * @listeners: guests whose mm has mmu notifiers, through
- *             vm_area_struct.ptshare_listener; changes under @windows and @lock
+ * @windows: held for writing to change @watched, the windows of guests in it,
+ *           and VM_LOCKED of guests; not by MREMAP_DONTUNMAP, whose new guest
+ *           has the old one's window locked
+ * @watched: guests that are VM_LOCKED or whose mm has mmu notifiers, through
+ *           vm_area_struct.ptshare_watched; changes under @windows and @lock
  * @dying: the last guest is gone; set under @windows
  * @all_locks: mm_take_all_locks() holds @windows
  */
@@ -71,7 +71,7 @@ struct ptshare_domain {
 	struct file *file;
 
 	struct rw_semaphore windows;
-	struct list_head listeners;
+	struct list_head watched;
 	bool dying;
 	bool all_locks;
 };
@@ -102,8 +102,7 @@ void ptshare_put_domain(struct ptshare_domain *domain);
 extern const struct mmu_notifier_ops ptshare_flush_ops;
 extern const struct mmu_notifier_ops ptshare_range_ops;
 void ptshare_put_domain_ref(struct ptshare_domain *domain);
-void ptshare_listen(struct vm_area_struct *guest);
-void ptshare_stop_listening(struct vm_area_struct *guest);
+void ptshare_watch(struct vm_area_struct *guest, bool wanted);
 int ptshare_lock_pages(struct vm_area_struct *guest);
 void ptshare_unlock_pages(struct ptshare_domain *domain, unsigned long haddr,
 			  unsigned long hend);

@@ -25,10 +25,10 @@ void ptshare_flush_devices(struct mm_struct *host)
 	struct ptshare_domain *domain = host->ptshare_host;
 	struct vm_area_struct *guest;
 
-	if (list_empty(&domain->listeners))
+	if (list_empty(&domain->watched))
 		return;
 	spin_lock(&domain->lock);
-	list_for_each_entry(guest, &domain->listeners, ptshare_listener)
+	list_for_each_entry(guest, &domain->watched, ptshare_watched)
 		mmu_notifier_arch_invalidate_secondary_tlbs(guest->vm_mm, 0, -1UL);
 	spin_unlock(&domain->lock);
 }
@@ -54,7 +54,7 @@ const struct mmu_notifier_ops ptshare_flush_ops = {
 	.free_notifier			= ptshare_free_flush_mn,
 };
 
-/* What of a host's range a guest maps, at the guest's addresses. */
+/* What of a host's range a listener maps, at its own addresses. */
 static bool ptshare_window_range(struct vm_area_struct *guest,
 				 const struct mmu_notifier_range *host,
 				 struct mmu_notifier_range *range)
@@ -63,7 +63,7 @@ static bool ptshare_window_range(struct vm_area_struct *guest,
 	unsigned long start = max(host->start, window);
 	unsigned long end = min(host->end, window + guest->vm_end - guest->vm_start);
 
-	if (start >= end)
+	if (start >= end || !mm_has_notifiers(guest->vm_mm))
 		return false;
 	*range = *host;
 	range->mm = guest->vm_mm;
@@ -97,7 +97,7 @@ static int ptshare_range_start(struct mmu_notifier *mn,
 		return 0;
 	}
 
-	list_for_each_entry(guest, &domain->listeners, ptshare_listener) {
+	list_for_each_entry(guest, &domain->watched, ptshare_watched) {
 		if (ptshare_window_range(guest, host, &range))
 			mmu_notifier_forward_start(&range);
 	}
@@ -115,7 +115,7 @@ static void ptshare_range_end(struct mmu_notifier *mn,
 	/* Set once and for ever, and not between a start and its end. */
 	if (domain->dying)
 		return;
-	list_for_each_entry(guest, &domain->listeners, ptshare_listener) {
+	list_for_each_entry(guest, &domain->watched, ptshare_watched) {
 		if (ptshare_window_range(guest, host, &range))
 			mmu_notifier_forward_end(&range);
 	}
@@ -133,33 +133,31 @@ const struct mmu_notifier_ops ptshare_range_ops = {
 	.free_notifier		= ptshare_free_range_mn,
 };
 
-static void __ptshare_listen(struct ptshare_domain *domain,
-			     struct vm_area_struct *guest)
+/*
+ * Have a guest in the list exactly if somebody goes by its window: it has pages
+ * locked, or its mm has notifiers.
+ */
+static void __ptshare_watch(struct vm_area_struct *guest, bool wanted)
 {
+	struct ptshare_domain *domain = vma_ptshare_domain(guest);
+
 	lockdep_assert_held_write(&domain->windows);
+	if (wanted != list_empty(&guest->ptshare_watched))
+		return;
 	spin_lock(&domain->lock);
-	list_add_tail(&guest->ptshare_listener, &domain->listeners);
+	if (wanted)
+		list_add_tail(&guest->ptshare_watched, &domain->watched);
+	else
+		list_del_init(&guest->ptshare_watched);
 	spin_unlock(&domain->lock);
 }
 
-/* A guest in an mm that has mmu notifiers already. */
-void ptshare_listen(struct vm_area_struct *guest)
+void ptshare_watch(struct vm_area_struct *guest, bool wanted)
 {
 	struct ptshare_domain *domain = vma_ptshare_domain(guest);
 
 	down_write(&domain->windows);
-	__ptshare_listen(domain, guest);
-	up_write(&domain->windows);
-}
-
-void ptshare_stop_listening(struct vm_area_struct *guest)
-{
-	struct ptshare_domain *domain = vma_ptshare_domain(guest);
-
-	down_write(&domain->windows);
-	spin_lock(&domain->lock);
-	list_del_init(&guest->ptshare_listener);
-	spin_unlock(&domain->lock);
+	__ptshare_watch(guest, wanted);
 	up_write(&domain->windows);
 }
 
@@ -173,9 +171,8 @@ void ptshare_listen_all(struct mm_struct *mm)
 	VMA_ITERATOR(vmi, mm, 0);
 
 	for_each_vma(vmi, vma) {
-		if (vma_ptshare_domain(vma) &&
-		    list_empty(&vma->ptshare_listener))
-			__ptshare_listen(vma_ptshare_domain(vma), vma);
+		if (vma_ptshare_domain(vma))
+			__ptshare_watch(vma, true);
 	}
 }
 
@@ -209,21 +206,14 @@ void ptshare_drop_windows(struct vm_area_struct *vma)
 	up_write(&domain->windows);
 }
 
-/* Does somebody go by the window of this guest? */
-static bool ptshare_window_matters(struct vm_area_struct *guest)
-{
-	return (guest->vm_flags & VM_LOCKED) ||
-	       !list_empty(&guest->ptshare_listener);
-}
-
 /* ptshare_lock_windows() for a guest. */
 struct ptshare_domain *__ptshare_lock_windows(struct vm_area_struct *vma,
 					      struct vm_area_struct *adjacent)
 {
 	struct ptshare_domain *domain = vma_ptshare_domain(vma);
 
-	if (!ptshare_window_matters(vma) &&
-	    !(adjacent && ptshare_window_matters(adjacent)))
+	if (list_empty(&vma->ptshare_watched) &&
+	    (!adjacent || list_empty(&adjacent->ptshare_watched)))
 		return NULL;
 	down_write(&domain->windows);
 	return domain;
@@ -246,8 +236,7 @@ static bool ptshare_page_locked(struct ptshare_domain *domain,
 	struct vm_area_struct *guest;
 
 	down_read(&domain->windows);
-	spin_lock(&domain->lock);
-	list_for_each_entry(guest, &domain->guests, ptshare_node) {
+	list_for_each_entry(guest, &domain->watched, ptshare_watched) {
 		if (guest == except || !(guest->vm_flags & VM_LOCKED))
 			continue;
 		start = ptshare_host_addr(guest, guest->vm_start);
@@ -257,7 +246,6 @@ static bool ptshare_page_locked(struct ptshare_domain *domain,
 		else
 			reach = max(reach, end);
 	}
-	spin_unlock(&domain->lock);
 	up_read(&domain->windows);
 
 	if (reach == haddr)
@@ -340,10 +328,13 @@ int ptshare_lock_pages(struct vm_area_struct *guest)
 	struct ptshare_domain *domain = vma_ptshare_domain(guest);
 	unsigned long haddr = ptshare_host_addr(guest, guest->vm_start);
 	unsigned long hend = ptshare_host_addr(guest, guest->vm_end);
-	int error;
+	int error = -ENOMEM;
 
 	mmap_write_lock(domain->host);
-	error = ptshare_set_locked(domain->host, haddr, hend, VM_LOCKED);
+	/* VMAs with a ->close() do not merge again when they are unlocked. */
+	if (!domain->vm_ops->close ||
+	    domain->host->map_count + 2 <= sysctl_max_map_count)
+		error = ptshare_set_locked(domain->host, haddr, hend, VM_LOCKED);
 	mmap_write_unlock(domain->host);
 	return error;
 }
@@ -356,6 +347,8 @@ static void ptshare_set_guest_flags(struct vm_area_struct *guest,
 	vma_start_write(guest);
 	down_write(&domain->windows);
 	vm_flags_reset(guest, flags);
+	__ptshare_watch(guest, (flags & VM_LOCKED) ||
+			mm_has_notifiers(guest->vm_mm));
 	up_write(&domain->windows);
 }
 
