@@ -115,6 +115,8 @@ def _cold(results: Results, method: str) -> Iterator[Bar]:
     for ours, ordinary in _pairs(results, "cold", method, "ordinary"):
         ratio = ordinary.figures["all_ns"] / ours.figures["all_ns"]
         what = f"ordinary / this, {_count(ours.run.processes)} on {_count(ours.run.cpus, 'processor')}"
+        if ours.run.how:
+            what = f"{ours.run.how}: {what}"
         yield Bar("cold", method, what, ratio, 0.95, False)
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """In the guest: ``python -m ptshare.bench.guest PROGRAM`` does the runs that BENCH_RUNS lists, in JSON.
 
-For each it prints a line of JSON, the figures or why there are none.
+For each it prints a line of JSON, the figures or why there are none. With BENCH_LOCKS in the environment the
+locks that were waited for come with them.
 """
 
 import functools
@@ -11,8 +12,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
+from ptshare.bench.locks import counted
 from ptshare.bench.results import figures
 from ptshare.bench.runs import Run
 
@@ -71,11 +74,11 @@ def _place(run: Run) -> Iterator[str]:
 
 def _measured(program: str, run: Run) -> dict[str, object]:
     try:
-        with _place(run) as argument:
+        with _place(run) as argument, counted("BENCH_LOCKS" in os.environ) as locks:
             done = subprocess.run(
                 [program, *run.arguments(), argument], capture_output=True, text=True, check=True
             )
-        return {"figures": figures(done.stdout.splitlines())}
+        return {"figures": figures(done.stdout.splitlines()), "locks": [asdict(lock) for lock in locks]}
     except subprocess.CalledProcessError as error:
         return {"error": (error.stderr or str(error)).strip()}
     except (OSError, ValueError) as error:

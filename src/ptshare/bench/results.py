@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ptshare.bench.locks import Lock
 from ptshare.bench.runs import Run
 
 __all__ = ["Result", "Results", "figures"]
@@ -13,10 +14,14 @@ __all__ = ["Result", "Results", "figures"]
 
 @dataclass(frozen=True)
 class Result:
-    """A run and its figures: name -> value. A name ends with its unit, ``_ns`` or ``_kib``, if it has one."""
+    """A run and its figures: name -> value. A name ends with its unit, ``_ns`` or ``_kib``, if it has one.
+
+    :param locks: that were waited for most, the whole run long; of a kernel that counts it
+    """
 
     run: Run
     figures: dict[str, float]
+    locks: tuple[Lock, ...] = ()
 
 
 @dataclass(frozen=True)

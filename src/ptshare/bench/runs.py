@@ -141,18 +141,23 @@ def _reclaim(short: bool, cpus: int) -> list[Run]:
 def _storm(short: bool, cpus: int) -> list[Run]:
     if short:
         return [Run("storm", method, touched=_PART, processes=4, cpus=cpus) for method in _SHORT]
-    # Ordinary tables for 500 processes take the emulation a quarter of an hour, and each process the same.
+    # With ordinary tables 500 take the emulation a quarter of an hour, and each as long as one of 50.
     few = [Run("storm", method, processes=50, cpus=cpus) for method in ("hugetlb", "tmpfs-huge", *_NOT_HUGE)]
     return few + [Run("storm", m, processes=500, cpus=cpus) for m in ("shared-2m", "shared-1g", "threads")]
 
 
 def _cold(short: bool, cpus: int) -> list[Run]:
-    return [
+    in_memory = [
         Run("cold", method, 64 * _MIB, processes=processes, cpus=number)
         for method in (_SHORT if short else _NOT_HUGE)
         for processes in (1, 8)
         for number in (sorted({1, cpus} if short else {1, 2, 4, cpus}) if processes > 1 else (1,))
         if number <= cpus
+    ]
+    if short:
+        return in_memory
+    return in_memory + [
+        Run("cold", method, 64 * _MIB, processes=8, cpus=cpus, disk=True, how="disk") for method in _NOT_HUGE
     ]
 
 

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from ptshare.bench.locks import Lock
 from ptshare.bench.program import compiled
 from ptshare.bench.results import Result, Results
 from ptshare.bench.runs import Run
@@ -30,16 +32,18 @@ def measure(
     cpus: int,
     memory: str,
     icount: bool,
+    locks: bool = False,
     say: Callable[[str], object],
     timeout: float | None = None,
 ) -> Results:
     """Do the runs, one after the other, in one guest.
 
     :param icount: its clock counts instructions
+    :param locks: tell which ones were waited for; the image's configuration must have it
     :param say: called with a line for each run
     :raises LabError: the guest does not start, or a run fails, or the kernel reported something
     """
-    answers: list[dict[str, object]] = []
+    answers: list[dict[str, Any]] = []
     pending = b""
     errors = b""
 
@@ -56,12 +60,15 @@ def measure(
         nonlocal errors
         errors += data
 
+    environment = {"BENCH_RUNS": json.dumps([asdict(run) for run in runs])}
+    if locks:
+        environment["BENCH_LOCKS"] = "1"
     guest = run_guest(
         [sys.executable, "-m", "ptshare.bench.guest", str(compiled(cache.directory("bench")))],
         image=image,
         memory=memory,
         cpus=cpus,
-        env={"BENCH_RUNS": json.dumps([asdict(run) for run in runs])},
+        env=environment,
         stdout=take,
         stderr=take_error,
         timeout=timeout,
@@ -81,7 +88,7 @@ def measure(
         "date": time.strftime("%d %B %Y"),
     }
     found = (
-        Result(run, answer["figures"])  # type: ignore[arg-type]
+        Result(run, answer["figures"], tuple(Lock(**fields) for fields in answer["locks"]))
         for run, answer in zip(runs, answers[1:], strict=True)
     )
     return Results(where, tuple(found))

@@ -39,6 +39,16 @@ def _label(result: Result) -> list[str]:
     return [f"{run.method} {run.how}".strip(), size, f"{run.processes:,}", str(run.cpus)]
 
 
+def _lock_rows(found: Sequence[Result]) -> list[list[str]]:
+    rows = [["method", "size", "processes", "cpus", "waited", "contentions", "acquisitions", "lock"]]
+    for result in found:
+        for lock in result.locks:
+            waited = figure("waited_ns", lock.waited_ns)
+            counts = (f"{lock.contentions:,}", f"{lock.acquisitions:,}")
+            rows.append([*_label(result), waited, *counts, lock.name])
+    return rows
+
+
 def tables(results: Results) -> str:
     """A table for each question that was asked."""
     parts = ["; ".join(f"{name}: {value}" for name, value in results.where.items())]
@@ -53,6 +63,8 @@ def tables(results: Results) -> str:
             cells = [figure(name, result.figures[name]) if name in result.figures else "" for name in names]
             rows.append([*_label(result), *cells])
         parts.append(f"{question}: {asks}\n" + "\n".join(_aligned(rows)))
+        if any(result.locks for result in found):
+            parts.append(f"{question}: locks that were waited for\n" + "\n".join(_aligned(_lock_rows(found))))
     return "\n\n".join(parts) + "\n"
 
 

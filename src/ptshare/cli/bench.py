@@ -42,6 +42,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="compare what ordinary mappings cost here and on Debian's kernel, without the series; "
         f"default questions: {', '.join(PARITY)}",
     )
+    parser.add_argument(
+        "--locks",
+        action="store_true",
+        help="tell which locks each run waited for longest, on a kernel that counts it and is slower",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw them there; needs matplotlib")
 
@@ -49,6 +54,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and return the exit status."""
     from ptshare.bench.bars import bars, parity
+    from ptshare.bench.locks import CONFIG
     from ptshare.bench.plot import draw
     from ptshare.bench.session import measure
     from ptshare.bench.text import bar_table, tables
@@ -59,15 +65,23 @@ def run(args: argparse.Namespace) -> int:
     if unknown:
         _say(f"there is no question {unknown[0]!r}; there are: {', '.join(QUESTIONS)}")
         return 2
+    if args.locks and (args.icount or args.parity):
+        other = "--icount" if args.icount else "--parity"
+        _say(f"--locks is for processors that run at the same time; it does not go with {other}")
+        return 2
     names = args.questions or (PARITY if args.parity else QUESTIONS)
     asked = [one for name in names for one in runs(name, args.short, args.cpus)]
+    if args.icount:
+        # What a disk takes is no number of instructions. Of reclaim the disk's part is over before.
+        asked = [one for one in asked if one.how != "disk"]
     guest = {"cpus": args.cpus, "memory": args.memory, "icount": args.icount, "say": _say}
+    config = CONFIG if args.locks else "base"
     unpatched = None
     try:
         if args.parity:
             ordinary = [one for one in asked if one.method == "ordinary" and one.question in PARITY]
             unpatched = measure(ordinary, build_image(progress=ProgressLine(), patches=0), **guest)
-        found = measure(asked, build_image(progress=ProgressLine()), **guest)
+        found = measure(asked, build_image(config, ProgressLine()), locks=args.locks, **guest)
     except LabError as error:
         _say(str(error))
         return 2

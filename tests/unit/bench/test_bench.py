@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lab_fixtures import FakePath
-from ptshare.bench import results
+from ptshare.bench import locks, results
 from ptshare.bench.bars import Bar, bars, parity
 from ptshare.bench.plot import draw
 from ptshare.bench.program import compiled
@@ -121,6 +121,8 @@ def test_only_like_runs_are_compared() -> None:
         )
     )
     assert found == {("shared-1g", "ordinary / this, 50 processes"): 30}
+    found = reckoned(several("cold", "all_ns", {("ordinary", 8, 4): 12, ("shared-1g", 8, 4): 10}, how="disk"))
+    assert found == {("shared-1g", "disk: ordinary / this, 8 processes on 4 processors"): 1.2}
     found = reckoned(
         several("cold", "all_ns", {("ordinary", 8, 1): 9, ("ordinary", 8, 4): 12, ("shared-1g", 8, 4): 10})
     )
@@ -241,7 +243,8 @@ def test_parity_asks_ordinary_mappings_on_both_kernels(
 
     monkeypatch.setattr("ptshare.bench.session.measure", measured)
     monkeypatch.setattr(
-        "ptshare.lab.build_image", lambda progress, patches=None: "patched" if patches is None else "Debian's"
+        "ptshare.lab.build_image",
+        lambda config="base", progress=None, patches=None: "patched" if patches is None else "Debian's",
     )
     assert main(["bench", "--parity", "--icount", "--short"]) == status
     assert guests == [
@@ -251,6 +254,81 @@ def test_parity_asks_ordinary_mappings_on_both_kernels(
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("parity")]
     assert len(rows) == 2 * 7 + 2 * 2
     assert all(row.endswith("MISSED" if status else "reached") for row in rows)
+
+
+def test_locks_that_were_waited_for() -> None:
+    """Classes only, without the places that took them, and none that nobody waited for."""
+    head = (
+        "class name con-bounces contentions waittime-min waittime-max waittime-total waittime-avg acq-bounces"
+    )
+    text = f"""lock_stat version 0.4
+-----------------------------------------------------------------
+  {head} acquisitions holdtime-min holdtime-max holdtime-total holdtime-avg
+-----------------------------------------------------------------
+
+         &mm->mmap_lock-W:   1   2   0.20   7.10   8.00   4.00   11   12   0.5   9.0   90.1   7.5
+         &mm->mmap_lock-R:   3   4   0.10  50.00  99.50  24.87   21   22   0.5   9.0   90.1   4.1
+         ---------------
+           &mm->mmap_lock    4    [<ffffffff81214f33>] lock_mm_and_find_vma+0x53/0x270
+
+ (wq_completion)events_unbound:   0   0   0.00   0.00   0.00   0.00   31   32   0.5   9.0   90.1   2.8
+    &xa->xa_lock#5:   5   6   0.10   1.00   9.25   1.54   41   42   0.5   9.0   90.1   2.1
+"""
+    assert locks.most_waited(text.splitlines()) == [
+        locks.Lock("&mm->mmap_lock-R", 4, 99_500.0, 22),
+        locks.Lock("&xa->xa_lock#5", 6, 9_250.0, 42),
+        locks.Lock("&mm->mmap_lock-W", 2, 8_000.0, 12),
+    ]
+    assert [lock.name for lock in locks.most_waited(text.splitlines(), 1)] == ["&mm->mmap_lock-R"]
+
+
+def test_a_kernel_that_counts_no_waits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(locks, "_PATH", tmp_path / "none" / "lock_stat")
+    with locks.counted(False) as found:
+        pass
+    assert found == []
+    with pytest.raises(FileNotFoundError), locks.counted(True):
+        pass
+
+
+def test_a_table_of_locks() -> None:
+    waited = Result(
+        Run("cold", "ordinary", 64 << 20, processes=8, cpus=4),
+        {"all_ns": 5},
+        (locks.Lock("&mm->mmap_lock-R", 1234, 99_500.0, 22_000),),
+    )
+    without = Result(Run("cold", "shared-1g", 64 << 20, processes=8, cpus=4), {"all_ns": 5})
+    text = tables(Results({}, (waited, without)))
+    assert text.splitlines()[-1].split() == [
+        "ordinary", "64", "MiB", "8", "4", "99.500", "us", "1,234", "22,000", "&mm->mmap_lock-R",
+    ]  # fmt: skip
+    assert "locks" not in tables(Results({}, (without,)))
+    data = json.loads(Results({}, (waited,)).as_json())
+    assert data["results"][0]["locks"][0]["contentions"] == 1234
+
+
+@pytest.mark.parametrize("other", ["--icount", "--parity"])
+def test_locks_want_processors_that_run_at_the_same_time(
+    other: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "cold", "--locks", other]) == 2
+    assert f"it does not go with {other}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("icount", [False, True])
+def test_a_disk_takes_no_number_of_instructions(icount: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Run] = []
+
+    def measured(runs_: list[Run], image: str, **options: object) -> Results:
+        assert (image, options["locks"]) == ("base", False)
+        asked.extend(runs_)
+        return Results()
+
+    monkeypatch.setattr("ptshare.bench.session.measure", measured)
+    monkeypatch.setattr("ptshare.lab.build_image", lambda config, progress: config)
+    assert main(["bench", "cold", "reclaim", *(["--icount"] if icount else [])]) == 0
+    assert any(run.question == "cold" and run.disk for run in asked) is not icount
+    assert any(run.question == "reclaim" and run.disk for run in asked)
 
 
 def test_no_picture_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
