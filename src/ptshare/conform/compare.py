@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ptshare.conform.calls import Program, name
 from ptshare.conform.expected import Expectation
 from ptshare.conform.views import ProcessView
-from ptshare.spec.entries import PAGE
+from ptshare.spec.entries import GIB, GRANULE, PAGE
 
 __all__ = ["Difference", "first_difference"]
 
@@ -80,13 +80,16 @@ def _of_process(
         yield f"maps of {who}", wanted.maps, seen["maps"]
     if seen["present"] != wanted.present:
         doubted = _doubted(wanted.maps, unsure)
-        missing = _pages(wanted.present) - _pages(seen["present"]) - doubted
-        more = _pages(seen["present"]) - _pages(wanted.present) - doubted
-        if missing or more:
+        if not _agrees(wanted, _pages(seen["present"]), doubted):
             yield f"pages present in {who}", wanted.present, seen["present"]
-    if seen["shared"] != wanted.shared:
-        yield f"VmSharedPT of {who}", wanted.shared, seen["shared"]
-    yield from _outside(f"VmPTE of {who}", wanted.own, seen["own"])
+    single = [each.linked for at, each in wanted.either.items() if at // GIB * GIB not in wanted.gibs]
+    least = wanted.shared - sum(wanted.gibs.values()) - sum(single) * GRANULE
+    most = least + len(wanted.gibs) * GIB + len(single) * GRANULE
+    yield from _outside(f"VmSharedPT of {who}", (least, most), seen["shared"])
+    # A GiB that is linked as a whole, or is not, is one table less, or more.
+    gibs = len(wanted.gibs.keys() | {at // GIB * GIB for at in wanted.either})
+    least, most = wanted.own
+    yield from _outside(f"VmPTE of {who}", (least - gibs, most + gibs), seen["own"])
 
 
 def _outside(what: str, wanted: tuple[int, int], seen: int) -> Iterator[tuple[str, object, object]]:
@@ -97,6 +100,16 @@ def _outside(what: str, wanted: tuple[int, int], seen: int) -> Iterator[tuple[st
 
 def _pages(runs: list[list[int]]) -> set[int]:
     return {page for start, end in runs for page in range(start // PAGE, end // PAGE)}
+
+
+def _agrees(wanted: ProcessView, seen: set[int], doubted: set[int]) -> bool:
+    """What is seen in a process is what is wanted; of a granule that may be linked or not, all or nothing."""
+    differ = (_pages(wanted.present) ^ seen) - doubted
+    for at in {page * PAGE // GRANULE * GRANULE for page in differ}:
+        found = seen.intersection(range(at // PAGE, (at + GRANULE) // PAGE)) - doubted
+        if at not in wanted.either or found not in (set(), wanted.either[at].present - doubted):
+            return False
+    return True
 
 
 def _doubted(maps: list[list[int]], unsure: dict[int, set[int]]) -> set[int]:

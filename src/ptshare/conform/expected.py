@@ -72,7 +72,10 @@ class Model:
         if taken or (step.process >= 0 and step.process not in self.processes):
             raise ProgramError(str(step))
         answer: Outcome = getattr(self, f"_do_{step.call}")(step)
-        self._looks.cuts += 2 * bool(answer.errno)
+        if answer.errno:
+            numbers = [number for number in step.args if isinstance(number, int)]
+            # Address and length of what was there, and for mremap() length and address of what was to be.
+            self._looks.cut(*numbers[:1], sum(numbers[:2]), *numbers[3:4], sum(numbers[2:4]))
         return Expectation(answer, self._looks.look())
 
     # Steps

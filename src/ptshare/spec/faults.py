@@ -92,7 +92,9 @@ def fault(system: State, process: Process, address: int, right: int) -> str:
     # x86-64 can read whatever is not PROT_NONE.
     if right & ~(prot | (READ if prot else 0)):
         return "SIGSEGV"
-    tree.make(place, PMD)
+    if host is None:
+        # Even if nothing will be in it. A host's tables stay, and are made for what is there.
+        tree.make(place, PMD)
     if page >= mapping.file.pages:
         return "SIGBUS"
     map_page(tree, place, mapping.file, page, prot, right)

@@ -175,6 +175,52 @@ def test_pages_that_the_kernel_was_advised_to_take_out_may_be_there_or_not() -> 
     assert first_difference(program, expectations, found) is not None
 
 
+def test_what_is_linked_across_what_may_be_joined_may_be_there_or_not() -> None:
+    """MADV_DODUMP gives a granule back to the mapping before it, of which a fault may link as far as that."""
+    third = ADDRESS + 2 * GRANULE
+    steps = (
+        shared(0),
+        shared(1),
+        Step(1, "madvise", (third, 2 * GRANULE, "DONTDUMP")),
+        Step(1, "madvise", (third, GRANULE, "DODUMP")),
+        Step(0, "load", (third,)),
+        Step(1, "load", (ADDRESS,)),
+    )
+    program = Program(FILES, steps)
+    model = Model(program.files)
+    expectations = [model.step(step) for step in program.steps]
+    first, joined = [ADDRESS, ADDRESS + PAGE], [third, third + PAGE]
+    for present, linked in (([first], 1), ([first, joined], 2)):
+        found = Modelled().run(program)
+        found["steps"][-1]["processes"]["1"] |= {"present": present, "shared": linked * GRANULE}
+        assert first_difference(program, expectations, found) is None
+    # Not what cannot be joined: another process, or another page.
+    for place, present in (("0", [first]), ("1", [first, [ADDRESS + PAGE, ADDRESS + 2 * PAGE], joined])):
+        found = Modelled().run(program)
+        found["steps"][-1]["processes"][place]["present"] = present
+        assert first_difference(program, expectations, found) is not None
+
+
+def test_what_a_refused_call_may_have_cut_may_be_linked_or_not() -> None:
+    """munmap cuts at its start before it finds that its end is within a granule."""
+    steps = (
+        shared(0),
+        shared(1),
+        Step(1, "munmap", (ADDRESS + GRANULE, GRANULE + PAGE)),
+        Step(0, "load", (ADDRESS + GRANULE,)),
+        Step(1, "load", (ADDRESS,)),
+    )
+    program = Program(FILES, steps)
+    model = Model(program.files)
+    expectations = [model.step(step) for step in program.steps]
+    assert expectations[2][0].errno
+    first, second = [ADDRESS, ADDRESS + PAGE], [ADDRESS + GRANULE, ADDRESS + GRANULE + PAGE]
+    for present, linked in (([first], 1), ([first, second], 2)):
+        found = Modelled().run(program)
+        found["steps"][-1]["processes"]["1"] |= {"present": present, "shared": linked * GRANULE}
+        assert first_difference(program, expectations, found) is None
+
+
 class OnlyOnce(Modelled):
     """A kernel that goes wrong once and then never again."""
 

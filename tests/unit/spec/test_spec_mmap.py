@@ -243,14 +243,14 @@ def test_beyond_the_end_until_it_is_extended(world: World) -> None:
     assert populate(world, other, AT, 4 * GRANULE).signal == "SIGBUS"
 
 
-def test_tables_above_are_made_before_the_page_is_sought(world: World) -> None:
-    """Beyond the end of the file there is none; nothing is linked, either."""
+def test_tables_of_the_hosts_are_made_for_what_is_there(world: World) -> None:
+    """Beyond the end of the file an ordinary fault makes those above the page's, a guest's none."""
     one, plain = world.guest(granules=5), world.process()
     world.mmap(plain, AT, 5 * GRANULE, READ, OpenFile(world.data))
     for process in (one, plain):
         assert world.does(process, AT + 4 * GRANULE, READ).signal == "SIGBUS"
-    assert world.shared_tables() == world.vm_pte(plain) == (0, 1, 1)
-    assert world.vm_pte(one) == (0, 0, 0)
+    assert world.vm_pte(plain) == (0, 1, 1)
+    assert world.shared_tables() == world.vm_pte(one) == (0, 0, 0)
 
 
 def test_remap_file_pages(world: World) -> None:
