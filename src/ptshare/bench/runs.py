@@ -141,9 +141,8 @@ def _reclaim(short: bool, cpus: int) -> list[Run]:
 def _storm(short: bool, cpus: int) -> list[Run]:
     if short:
         return [Run("storm", method, touched=_PART, processes=4, cpus=cpus) for method in _SHORT]
-    # With ordinary tables 500 take the emulation a quarter of an hour, and each as long as one of 50.
     few = [Run("storm", method, processes=50, cpus=cpus) for method in ("hugetlb", "tmpfs-huge", *_NOT_HUGE)]
-    return few + [Run("storm", m, processes=500, cpus=cpus) for m in ("shared-2m", "shared-1g", "threads")]
+    return few + [Run("storm", method, processes=500, cpus=cpus) for method in _NOT_HUGE]
 
 
 def _cold(short: bool, cpus: int) -> list[Run]:
