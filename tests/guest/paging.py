@@ -167,6 +167,10 @@ class Tally:
             )
             for slot in range(count)
         ]
+        # Before it is ready, SIGTERM would end one without a word.
+        for child in self._children:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
 
     def __enter__(self) -> Self:
         return self

@@ -4,8 +4,8 @@
  * file, mapped with shared page tables, round after round, and check before
  * each store that the slot has what was stored last. Between rounds is a pause
  * in microseconds, which leaves the processor to others; it forgets no
- * translation meanwhile. It begins when the file has a size. At SIGTERM print
- * the count. A slot that has something else is printed at once, and ends it
+ * translation meanwhile. It says "ready", and begins when the file has a size.
+ * At SIGTERM print the count. A slot that has something else is printed at once, and ends it
  * with status 1.
  *
  * A store by way of a translation that is no longer valid is lost, and so is
@@ -52,6 +52,8 @@ int main(int argc, char **argv)
 		     MAP_SHARED | MAP_SHARED_PT, atoi(argv[1]), 0);
 	if (words == MAP_FAILED)
 		return 2;
+	puts("ready");
+	fflush(stdout);
 	while (!lseek(atoi(argv[1]), 0, SEEK_END))
 		usleep(1000);
 	/* It ends with a whole round, so that the count is that of each page. */
