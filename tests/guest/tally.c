@@ -5,8 +5,8 @@
  * each store that the slot has what was stored last. Between rounds is a pause
  * in microseconds, which leaves the processor to others; it forgets no
  * translation meanwhile. It says "ready", and begins when the file has a size.
- * At SIGTERM print the count. A slot that has something else is printed at once, and ends it
- * with status 1.
+ * At SIGTERM print the count. A slot that has something else is printed at
+ * once, and ends it with status 1.
  *
  * A store by way of a translation that is no longer valid is lost, and so is
  * what a page held if it was taken away before all stores had arrived.

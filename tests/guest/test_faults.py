@@ -11,6 +11,7 @@ import pytest
 from agents import Agents
 from calls import GIB, GRANULE, MAP_FIXED, PAGE, RW, SHARED_PT, SPARSELY, R
 from cgroups import group
+from files import opened
 from paging import MADV_POPULATE_READ
 
 from held import sharing
@@ -141,37 +142,29 @@ def signal_of(action: object, *arguments: object) -> int:
 def test_past_the_end_of_the_file(directory: Path) -> None:
     path = directory / "file"
     path.write_bytes(bytes(GRANULE + PAGE + 1))
-    fd = os.open(path, os.O_RDWR)
-    try:
-        with calls.mapped(2 * GRANULE, RW, SHARED_PT, fd) as at:
-            assert signal_of(calls.touch, at, GRANULE + 2 * PAGE) == 0
-            assert signal_of(calls.touch, at + GRANULE + 2 * PAGE, PAGE) == signal.SIGBUS
-            assert signal_of(calls.store, at + GRANULE + 2 * PAGE, PAGE) == signal.SIGBUS
-            # The others go on, and see the file grow.
-            assert calls.peek(at) == 0
-            os.ftruncate(fd, 2 * GRANULE)
-            assert signal_of(calls.touch, at, 2 * GRANULE) == 0
-    finally:
-        os.close(fd)
+    with opened(path) as fd, calls.mapped(2 * GRANULE, RW, SHARED_PT, fd) as at:
+        assert signal_of(calls.touch, at, GRANULE + 2 * PAGE) == 0
+        assert signal_of(calls.touch, at + GRANULE + 2 * PAGE, PAGE) == signal.SIGBUS
+        assert signal_of(calls.store, at + GRANULE + 2 * PAGE, PAGE) == signal.SIGBUS
+        # The others go on, and see the file grow.
+        assert calls.peek(at) == 0
+        os.ftruncate(fd, 2 * GRANULE)
+        assert signal_of(calls.touch, at, 2 * GRANULE) == 0
 
 
 def test_no_tables_beyond_the_end_of_the_file(directory: Path) -> None:
     """They would stay for as long as anybody has the file mapped."""
     path = directory / "file"
     path.write_bytes(bytes(PAGE))
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        with calls.mapped(GRANULE, R, SHARED_PT, fd) as at:
-            calls.touch(at, PAGE)
-            before = sharing().tables
-            for offset in (GRANULE, GIB, 600 * GIB):
-                with calls.mapped(GRANULE, R, SHARED_PT, fd, offset) as beyond:
-                    assert calls.peek(beyond) is None
-                    assert calls.error_of(calls.madvise, beyond, PAGE, MADV_POPULATE_READ) == "EFAULT"
-            assert calls.peek(at + PAGE) is None
-            assert sharing().tables == before
-    finally:
-        os.close(fd)
+    with opened(path, os.O_RDONLY) as fd, calls.mapped(GRANULE, R, SHARED_PT, fd) as at:
+        calls.touch(at, PAGE)
+        before = sharing().tables
+        for offset in (GRANULE, GIB, 600 * GIB):
+            with calls.mapped(GRANULE, R, SHARED_PT, fd, offset) as beyond:
+                assert calls.peek(beyond) is None
+                assert calls.error_of(calls.madvise, beyond, PAGE, MADV_POPULATE_READ) == "EFAULT"
+        assert calls.peek(at + PAGE) is None
+        assert sharing().tables == before
 
 
 def test_truncation_takes_the_pages_from_everyone() -> None:
@@ -206,17 +199,13 @@ def test_a_hole_is_punched_for_everyone() -> None:
 def test_segmentation_faults(tmpfs: Path) -> None:
     path = tmpfs / "file"
     path.write_bytes(bytes(GRANULE))
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        with calls.mapped(GRANULE, R, SHARED_PT, fd) as at:
-            calls.touch(at, GRANULE)
-            assert signal_of(calls.store, at, PAGE) == signal.SIGSEGV
-            assert not calls.poke(at, 1)
-            # Not only the first time.
-            assert signal_of(calls.store, at, PAGE) == signal.SIGSEGV
-            assert calls.peek(at) == 0
-    finally:
-        os.close(fd)
+    with opened(path, os.O_RDONLY) as fd, calls.mapped(GRANULE, R, SHARED_PT, fd) as at:
+        calls.touch(at, GRANULE)
+        assert signal_of(calls.store, at, PAGE) == signal.SIGSEGV
+        assert not calls.poke(at, 1)
+        # Not only the first time.
+        assert signal_of(calls.store, at, PAGE) == signal.SIGSEGV
+        assert calls.peek(at) == 0
 
 
 def test_the_code_of_a_segmentation_fault_is_that_of_an_access() -> None:

@@ -168,7 +168,7 @@ class Looks:
             found = former[1]
         chains = list(_chains(process))
         for gib in [
-            at for at in found.gibs if not any(start <= at < end - GIB + 1 for start, end, _ in chains)
+            at for at in found.gibs if not any(start <= at and at + GIB <= end for start, end, _ in chains)
         ]:
             # A part is gone, and the link of the whole with it; what is left is linked anew, by granules.
             found.gibs.discard(gib)
